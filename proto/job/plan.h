@@ -1,0 +1,45 @@
+// Pure functions of a resolved job: parameters and memory. The coordinator, the command line and the trainer share them,
+// so that what `ela validate` promises is what the trainer allocates.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "ela/v1/job.pb.h"
+
+namespace ela::job {
+
+/// One parameter tensor of the model, in the order of the flat parameter buffers (design: model.md section 5).
+struct ParameterInfo {
+  std::string name;            // "layers.3.moe.experts.1.up.weight"
+  std::vector<int64_t> shape;  // rows are outputs
+  bool is_expert = false;      // one expert's own tensor: sharded over the expert group
+  bool decays = true;          // weight decay applies (not to gains and biases)
+  int64_t numel() const;
+};
+
+/// All parameters in the one fixed order: embed, then per layer norm1, attn q k v o, norm2, router weight, router bias,
+/// experts (up, down each), lobe norm q k v; final_norm last. Tied output: the embedding only.
+std::vector<ParameterInfo> Parameters(const v1::ModelSpec& model);
+int64_t ParameterCount(const v1::ModelSpec& model);
+
+/// Parameters that take part in products per token (experts: top_k of them; embedding once, as the output head),
+/// and the model FLOPs of one trained token: 6 x those, plus 12 L H D per softmax layer at sequence length L.
+int64_t ActiveParameterCount(const v1::ModelSpec& model);
+double ModelFlopsPerToken(const v1::ModelSpec& model, int64_t seq_len);
+
+struct MemoryPlan {  // bytes on one rank
+  int64_t parameters = 0;
+  int64_t gradients = 0;
+  int64_t optimizer = 0;    // fp32 masters (bf16 only) and both moments, ZeRO-1 shard
+  int64_t activations = 0;  // saved for the backward pass, one micro-batch
+  int64_t workspace = 0;    // scratch, dispatch and collective buffers
+  int64_t staging = 0;      // the snapshot of an asynchronous checkpoint
+  int64_t total() const {
+    return parameters + gradients + optimizer + activations + workspace + staging;
+  }
+};
+MemoryPlan PlanMemory(const v1::TrainingJob& resolved);
+
+}  // namespace ela::job
