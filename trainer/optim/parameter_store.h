@@ -1,0 +1,103 @@
+// The parameters and gradients of one rank: one flat buffer per class, in the order of
+// job::Parameters().
+//
+// Classes: dense (replicated on all ranks; everything but the experts) and expert (this rank's own
+// experts). A flat buffer is padded with zeros to a multiple of the number of ranks that ZeRO-1
+// shards it over. Tensors follow each other without gaps, so adjacent ones (q, k, v) can be seen as
+// one.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/tensor.h"
+#include "proto/job/plan.h"
+#include "trainer/optim/initial_values.h"
+#include "trainer/parallel/mesh.h"
+
+namespace ela::trainer {
+
+enum class ParameterClass : uint8_t { kDense = 0, kExpert = 1 };
+inline constexpr std::array<ParameterClass, 2> kParameterClasses = {ParameterClass::kDense,
+                                                                    ParameterClass::kExpert};
+
+/// One tensor in its class's flat buffer: elements [offset, offset + numel).
+struct ParameterSegment {
+  job::ParameterInfo info;
+  int64_t offset = 0;
+  bool trainable = true;
+};
+
+struct StoreOptions {
+  kernels::DType dtype =
+      kernels::DType::kF32;  // of the parameters: kF32, kBf16, or kF64 (gradient checks)
+  bool gradients = true;     // false: inference
+  bool lobe_only = false;    // train_only: memory_lobe. Everything else is frozen
+};
+
+class ParameterStore {
+ public:
+  /// `parameters`: all of the model's. Keeps the dense ones and experts [mesh.expert_begin(),
+  /// expert_end()).
+  ParameterStore(const std::vector<job::ParameterInfo>& parameters, const Mesh& mesh,
+                 const StoreOptions& options);
+  /// A whole model on one rank.
+  ParameterStore(const std::vector<job::ParameterInfo>& parameters, const StoreOptions& options);
+
+  bool Has(std::string_view name) const;
+  /// Views of a tensor that this rank holds; asking for another is a programmer error. Gradients
+  /// are float (kF64 stores: double).
+  kernels::Tensor param(std::string_view name) const;
+  kernels::Tensor grad(std::string_view name) const;
+  /// Matrices [r_i, n] that are adjacent in the buffer, first .. last, as one [sum r_i, n].
+  kernels::Tensor FusedParam(std::string_view first, std::string_view last) const;
+  kernels::Tensor FusedGrad(std::string_view first, std::string_view last) const;
+
+  /// The whole padded buffer of a class [padded_numel].
+  kernels::Tensor flat_params(ParameterClass cls) const;
+  kernels::Tensor flat_grads(ParameterClass cls) const;
+  const std::vector<ParameterSegment>& segments(ParameterClass cls) const;  // ascending offsets
+  int64_t numel(ParameterClass cls) const;                                  // without the padding
+
+  /// All parameters of the model, on whatever rank.
+  const std::vector<job::ParameterInfo>& all() const { return all_; }
+  const StoreOptions& options() const { return options_; }
+
+  void ZeroGrads();
+  /// Fills every tensor that this rank holds. For inference and tests; training fills the masters
+  /// (Zero1Optimizer).
+  absl::Status Fill(const ParameterSource& source);
+
+ private:
+  struct Buffer {
+    std::vector<ParameterSegment> segments;
+    int64_t numel = 0, padded = 0;
+    std::unique_ptr<char[]> params, grads;
+  };
+  struct Place {
+    ParameterClass cls;
+    size_t segment;
+  };
+  void Build(int64_t expert_begin, int64_t expert_end, int dense_shards, int expert_shards);
+  const Place& Find(std::string_view name) const;
+  kernels::Tensor View(const Place& place, bool grad) const;
+  kernels::Tensor Fused(std::string_view first, std::string_view last, bool grad) const;
+  kernels::DType grad_dtype() const;
+
+  std::vector<job::ParameterInfo> all_;
+  StoreOptions options_;
+  std::array<Buffer, 2> buffers_;
+  std::unordered_map<std::string, Place> places_;
+};
+
+/// Index e of "layers.3.moe.experts.<e>.up.weight"; -1 for any other name.
+int64_t ExpertOf(std::string_view name);
+
+}  // namespace ela::trainer
