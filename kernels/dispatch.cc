@@ -7,25 +7,30 @@
 namespace ela::kernels {
 namespace {
 
-/// What every op checks: scratch and counters are there, and the element type is one the back end
-/// runs. Counts the op.
-[[maybe_unused]] void Begin(const Context& ctx, const char* op, const Tensor& typed) {
+/// What every op checks: scratch and counters are there. Counts the op.
+void Begin(const Context& ctx, const char* op) {
   ELA_CHECK(ctx.scratch != nullptr && ctx.counters != nullptr, "%s: no scratch or counters", op);
-  const int dtype = static_cast<int>(typed.dtype());
   switch (ctx.backend) {
     case Backend::kReference:
-      ELA_CHECK(typed.dtype() == DType::kF64, "%s: the reference runs f64, not dtype %d", op,
-                dtype);
       ++ctx.counters->reference_ops;
       return;
     case Backend::kCpu:
-      ELA_CHECK(typed.dtype() == DType::kF32 || typed.dtype() == DType::kBf16,
-                "%s: the CPU back end runs f32 and bf16, not dtype %d", op, dtype);
       ++ctx.counters->cpu_ops;
       return;
     case Backend::kCuda:
       ELA_CHECK(false, "%s: this build has no CUDA back end", op);
   }
+}
+
+/// The same, for an op on floating-point tensors: their element type is one the back end runs.
+void Begin(const Context& ctx, const char* op, const Tensor& typed) {
+  Begin(ctx, op);
+  const DType dtype = typed.dtype();
+  const bool runs = ctx.backend == Backend::kReference
+                        ? dtype == DType::kF64
+                        : dtype == DType::kF32 || dtype == DType::kBf16;
+  ELA_CHECK(runs, "%s: dtype %d (the reference runs f64, the others f32 and bf16)", op,
+            static_cast<int>(dtype));
 }
 
 }  // namespace
@@ -39,16 +44,165 @@ namespace {
   decltype(::ela::kernels::op) op; \
   }
 
-// The body of an op: `typed` is the tensor whose element type decides; the rest are the op's
-// arguments.
-#define ELA_RUN(op, typed, ...)               \
+#define ELA_SWITCH(op, ...)                   \
   do {                                        \
-    Begin(ctx, #op, typed);                   \
     if (ctx.backend == Backend::kReference) { \
       reference::op(ctx, __VA_ARGS__);        \
     } else {                                  \
       cpu::op(ctx, __VA_ARGS__);              \
     }                                         \
   } while (false)
+
+// The body of an op: `typed` is the tensor whose element type decides; the rest are the op's
+// arguments.
+#define ELA_RUN(op, typed, ...)  \
+  do {                           \
+    Begin(ctx, #op, typed);      \
+    ELA_SWITCH(op, __VA_ARGS__); \
+  } while (false)
+
+// The body of an op that takes every element type.
+#define ELA_RUN_ANY(op, ...)     \
+  do {                           \
+    Begin(ctx, #op);             \
+    ELA_SWITCH(op, __VA_ARGS__); \
+  } while (false)
+
+ELA_BACKENDS(LinearForward)
+void LinearForward(const Context& ctx, Tensor y, Tensor x, Tensor w) {
+  ELA_RUN(LinearForward, x, y, x, w);
+}
+
+ELA_BACKENDS(LinearBackward)
+void LinearBackward(const Context& ctx, Tensor dx, Tensor dw, Tensor dy, Tensor x, Tensor w) {
+  ELA_RUN(LinearBackward, dy, dx, dw, dy, x, w);
+}
+
+ELA_BACKENDS(GroupedLinearForward)
+void GroupedLinearForward(const Context& ctx, Tensor y, Tensor x, const std::vector<Tensor>& w,
+                          const std::vector<int64_t>& offsets) {
+  ELA_RUN(GroupedLinearForward, x, y, x, w, offsets);
+}
+
+ELA_BACKENDS(GroupedLinearBackward)
+void GroupedLinearBackward(const Context& ctx, Tensor dx, const std::vector<Tensor>& dw, Tensor dy,
+                           Tensor x, const std::vector<Tensor>& w,
+                           const std::vector<int64_t>& offsets) {
+  ELA_RUN(GroupedLinearBackward, dy, dx, dw, dy, x, w, offsets);
+}
+
+ELA_BACKENDS(RmsNormForward)
+void RmsNormForward(const Context& ctx, Tensor y, Tensor rstd, Tensor x, Tensor gain) {
+  ELA_RUN(RmsNormForward, x, y, rstd, x, gain);
+}
+
+ELA_BACKENDS(RmsNormBackward)
+void RmsNormBackward(const Context& ctx, Tensor dx, Tensor dgain, Tensor dy, Tensor x, Tensor gain,
+                     Tensor rstd) {
+  ELA_RUN(RmsNormBackward, x, dx, dgain, dy, x, gain, rstd);
+}
+
+ELA_BACKENDS(Rope)
+void Rope(const Context& ctx, Tensor x, Tensor positions, double theta, bool inverse) {
+  ELA_RUN(Rope, x, x, positions, theta, inverse);
+}
+
+ELA_BACKENDS(EmbeddingForward)
+void EmbeddingForward(const Context& ctx, Tensor x, Tensor ids, Tensor table) {
+  ELA_RUN(EmbeddingForward, x, x, ids, table);
+}
+
+ELA_BACKENDS(EmbeddingBackward)
+void EmbeddingBackward(const Context& ctx, Tensor dtable, Tensor dx, Tensor ids) {
+  ELA_RUN(EmbeddingBackward, dx, dtable, dx, ids);
+}
+
+ELA_BACKENDS(RouterForward)
+void RouterForward(const Context& ctx, Tensor probs, Tensor weights, Tensor experts, Tensor x,
+                   Tensor w, Tensor b) {
+  ELA_RUN(RouterForward, x, probs, weights, experts, x, w, b);
+}
+
+ELA_BACKENDS(RouterBackward)
+void RouterBackward(const Context& ctx, Tensor dx, Tensor dw, Tensor db, Tensor dweights,
+                    Tensor dprobs_all, Tensor probs, Tensor weights, Tensor experts, Tensor x,
+                    Tensor w) {
+  ELA_RUN(RouterBackward, x, dx, dw, db, dweights, dprobs_all, probs, weights, experts, x, w);
+}
+
+ELA_BACKENDS(RouterStatistics)
+void RouterStatistics(const Context& ctx, Tensor prob_sums, Tensor counts, Tensor probs,
+                      Tensor experts) {
+  ELA_RUN(RouterStatistics, probs, prob_sums, counts, probs, experts);
+}
+
+ELA_BACKENDS(SortSlots)
+void SortSlots(const Context& ctx, Tensor slot_of_row, Tensor row_of_slot, Tensor counts,
+               Tensor experts) {
+  ELA_RUN_ANY(SortSlots, slot_of_row, row_of_slot, counts, experts);
+}
+
+ELA_BACKENDS(GatherRows)
+void GatherRows(const Context& ctx, Tensor y, Tensor x, Tensor index, int64_t divisor) {
+  ELA_RUN(GatherRows, y, y, x, index, divisor);
+}
+
+ELA_BACKENDS(CombineRows)
+void CombineRows(const Context& ctx, Tensor y, Tensor rows, Tensor row_of_slot) {
+  ELA_RUN(CombineRows, y, y, rows, row_of_slot);
+}
+
+ELA_BACKENDS(SwigluForward)
+void SwigluForward(const Context& ctx, Tensor h, Tensor gu) { ELA_RUN(SwigluForward, gu, h, gu); }
+
+ELA_BACKENDS(SwigluBackward)
+void SwigluBackward(const Context& ctx, Tensor dgu, Tensor dh, Tensor gu) {
+  ELA_RUN(SwigluBackward, gu, dgu, dh, gu);
+}
+
+ELA_BACKENDS(LabelBiasForward)
+void LabelBiasForward(const Context& ctx, Tensor y, Tensor f, Tensor w, Tensor labels,
+                      const std::vector<int64_t>& offsets, LabelBias bias) {
+  ELA_RUN(LabelBiasForward, f, y, f, w, labels, offsets, bias);
+}
+
+ELA_BACKENDS(LabelBiasBackward)
+void LabelBiasBackward(const Context& ctx, Tensor df, Tensor dw, Tensor dlabels, Tensor dy,
+                       Tensor f, Tensor w, Tensor labels, const std::vector<int64_t>& offsets,
+                       LabelBias bias) {
+  ELA_RUN(LabelBiasBackward, f, df, dw, dlabels, dy, f, w, labels, offsets, bias);
+}
+
+ELA_BACKENDS(LossForwardBackward)
+void LossForwardBackward(const Context& ctx, Tensor loss_sum, Tensor dx, Tensor dtable, Tensor x,
+                         Tensor table, Tensor targets, double scale) {
+  ELA_RUN(LossForwardBackward, x, loss_sum, dx, dtable, x, table, targets, scale);
+}
+
+ELA_BACKENDS(TokenLogprobs)
+void TokenLogprobs(const Context& ctx, Tensor logprob, Tensor x, Tensor table, Tensor targets) {
+  ELA_RUN(TokenLogprobs, x, logprob, x, table, targets);
+}
+
+ELA_BACKENDS(AdamWUpdate)
+void AdamWUpdate(const Context& ctx, Tensor param, Tensor master, Tensor m, Tensor v, Tensor grad,
+                 const AdamWConfig& config) {
+  ELA_RUN(AdamWUpdate, master, param, master, m, v, grad, config);
+}
+
+ELA_BACKENDS(SumOfSquares)
+void SumOfSquares(const Context& ctx, Tensor out, Tensor x) { ELA_RUN(SumOfSquares, x, out, x); }
+
+ELA_BACKENDS(Add)
+void Add(const Context& ctx, Tensor y, Tensor a, Tensor b) { ELA_RUN(Add, y, y, a, b); }
+
+ELA_BACKENDS(Fill)
+void Fill(const Context& ctx, Tensor x, double value) { ELA_RUN_ANY(Fill, x, value); }
+
+ELA_BACKENDS(Copy)
+void Copy(const Context& ctx, Tensor y, Tensor x) { ELA_RUN_ANY(Copy, y, x); }
+
+ELA_BACKENDS(Scale)
+void Scale(const Context& ctx, Tensor x, double factor) { ELA_RUN(Scale, x, x, factor); }
 
 }  // namespace ela::kernels

@@ -1,0 +1,34 @@
+#include "kernels/elementwise/elementwise.h"
+#include "kernels/matrix.h"
+
+namespace ela::kernels::reference {
+namespace {
+
+template <class Value>
+void Each(const Tensor& y_out, const Value& value) {
+  Matrix y(y_out.dim(0), y_out.row_numel());
+  for (int64_t i = 0; i < y.rows(); ++i) {
+    for (int64_t j = 0; j < y.columns(); ++j) y(i, j) = value(i, j);
+  }
+  y.StoreTo(y_out);
+}
+
+}  // namespace
+
+void Add(const Context& ctx, Tensor y, Tensor a_in, Tensor b_in) {
+  const Matrix a(a_in), b(b_in);
+  Each(y, [&](int64_t i, int64_t j) { return a(i, j) + b(i, j); });
+}
+
+void Fill(const Context& ctx, Tensor x, double value) {
+  Each(x, [&](int64_t, int64_t) { return value; });
+}
+
+void Copy(const Context& ctx, Tensor y, Tensor x) { Matrix(x).StoreTo(y); }
+
+void Scale(const Context& ctx, Tensor x_inout, double factor) {
+  const Matrix x(x_inout);
+  Each(x_inout, [&](int64_t i, int64_t j) { return factor * x(i, j); });
+}
+
+}  // namespace ela::kernels::reference
