@@ -10,7 +10,7 @@ namespace ela::kernels {
 /// e^x within 2 units in the last place; 0 below -87, infinity above 88.72, NaN for NaN.
 inline float ExpF(float x) {
   x = x > 89.0f ? 89.0f : x;
-  x = x < -88.0f ? -88.0f : x;
+  x = x < -87.2f ? -87.2f : x;  // n = -126
   // n = round(x / ln 2), found by pushing the fraction out of the mantissa.
   const float shifted = x * 1.44269504088896341f + 12582912.0f;
   const float n = shifted - 12582912.0f;
