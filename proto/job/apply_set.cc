@@ -149,7 +149,7 @@ class Assignment {
 }  // namespace
 
 absl::Status ApplySet(std::string_view assignment, v1::TrainingJob* job) {
-  const std::string source = StrCat("--set ", assignment.substr(0, 200));
+  const std::string source = StrCat("--set ", OneLine(assignment.substr(0, 200)));
   const size_t equals = assignment.find('=');
   if (equals == std::string_view::npos || equals == 0) {
     return absl::InvalidArgumentError(source + ": write it as key.path=value");

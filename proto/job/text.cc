@@ -43,6 +43,11 @@ std::optional<T> ReadAll(const std::string& text) {
   return value;
 }
 
+bool IsControl(char c) {
+  const auto byte = static_cast<unsigned char>(c);
+  return byte < 0x20 || byte == 0x7F;
+}
+
 // Bytes of the UTF-8 character that starts with `lead`, and the least code point that needs so
 // many; 0: none starts so.
 std::pair<int, uint32_t> Utf8Length(unsigned char lead) {
@@ -90,11 +95,13 @@ std::optional<size_t> FirstInvalidUtf8(std::string_view text) {
 }
 
 bool IsPlainText(std::string_view text) {
-  const bool control = std::any_of(text.begin(), text.end(), [](char c) {
-    const auto byte = static_cast<unsigned char>(c);
-    return byte < 0x20 || byte == 0x7F;
-  });
-  return !control && !FirstInvalidUtf8(text).has_value();
+  return std::none_of(text.begin(), text.end(), IsControl) && !FirstInvalidUtf8(text).has_value();
+}
+
+std::string OneLine(std::string_view text) {
+  std::string line(text);
+  std::replace_if(line.begin(), line.end(), IsControl, '?');
+  return line;
 }
 
 namespace {

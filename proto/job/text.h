@@ -38,4 +38,7 @@ std::optional<size_t> FirstInvalidUtf8(std::string_view text);
 /// Valid UTF-8 without control characters.
 bool IsPlainText(std::string_view text);
 
+/// The text with control characters replaced by "?", so that a message that quotes it stays one line.
+std::string OneLine(std::string_view text);
+
 }  // namespace ela::job

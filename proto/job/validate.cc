@@ -270,6 +270,25 @@ void CheckBatch(const v1::JobSpec& spec, Problems* problems) {
   }
 }
 
+// Beyond this no machine helps, and the byte counts of the memory plan would leave 64 bits.
+void CheckSize(const v1::JobSpec& spec, Problems* problems) {
+  const v1::ModelSpec& model = spec.model();
+  const double tokens = static_cast<double>(spec.training().micro_batch_size()) *
+                        static_cast<double>(spec.data().seq_len());
+  const double columns =
+      static_cast<double>(model.moe().top_k()) *
+          static_cast<double>(5 * model.hidden_size() + 3 * model.moe().intermediate_size()) +
+      static_cast<double>(20 * model.hidden_size() + model.moe().num_experts());
+  const double states = static_cast<double>(spec.training().micro_batch_size()) *
+                        static_cast<double>(spec.parallelism().sequence() + 4) *
+                        static_cast<double>(model.hidden_size()) * 300;
+  if ((tokens * columns + states) * static_cast<double>(model.num_layers()) > 1e17) {
+    problems->Add("spec.training.micro_batch_size", spec.training().micro_batch_size(),
+                  " x seq_len ", spec.data().seq_len(),
+                  " tokens of this model need more than 400 PB at once");
+  }
+}
+
 // ---- training ----
 
 void CheckOptimizer(const v1::JobSpec& spec, Problems* problems) {
@@ -323,6 +342,7 @@ std::vector<std::string> Validate(const v1::TrainingJob& resolved) {
   CheckModel(spec, &problems);
   CheckMesh(spec, &problems);
   CheckBatch(spec, &problems);
+  CheckSize(spec, &problems);
   CheckOptimizer(spec, &problems);
   CheckDuration(spec.resources().has_time_limit(), spec.resources().time_limit(), false,
                 "spec.resources.time_limit", &problems);

@@ -152,9 +152,9 @@ absl::Status ReadEvents(std::string_view text, std::string_view file_name, TreeB
     return absl::OkStatus();
   } catch (const YAML::Exception& error) {
     const int line = error.mark.is_null() ? 1 : error.mark.line + 1;
-    return ErrorAt(file_name, line, StrCat("not valid YAML: ", error.msg));
+    return ErrorAt(file_name, line, StrCat("not valid YAML: ", OneLine(error.msg)));
   } catch (const std::exception& error) {
-    return ErrorAt(file_name, 1, StrCat("not valid YAML: ", error.what()));
+    return ErrorAt(file_name, 1, StrCat("not valid YAML: ", OneLine(error.what())));
   }
 }
 

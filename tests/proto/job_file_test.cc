@@ -87,6 +87,7 @@ TEST(ParseJob, RefusesWhatOnlyGeneralYamlHas) {
   EXPECT_THAT(ErrorOf("a: 1\n---\nb: 1\n"), HasSubstr("more than one document"));
   EXPECT_THAT(ErrorOf("[a]: 1\n"), HasSubstr("a key must be a plain word"));
   EXPECT_THAT(ErrorOf("kind: \"a\\nb\"\n"), HasSubstr("control character"));
+  EXPECT_EQ(ErrorOf("kind: \"\\\n").find('\n'), std::string::npos);
   EXPECT_THAT(ErrorOf("kind: a\nspec: \"\xff\"\n"), HasSubstr("job.yaml:2: not valid UTF-8"));
 }
 

@@ -176,6 +176,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadJob{{"apiVersion=ela/v2"}, "\"ela/v2\" is not known"},
         BadJob{{"kind=Job"}, "\"Job\" is not known"},
         BadJob{{"data.train[0].weight=0", "data.train[1].weight=0"}, "every weight is 0"},
+        BadJob{{"data.seq_len=1e9", "training.global_batch_size=1e6", "model.num_layers=1000"},
+               "more than 400 PB"},
         BadJob{{"resources.launcher=slurm"}, "slurm is not supported by this build yet"}));
 
 TEST(Validate, LeakIsPermittedWhenAskedForByName) {

@@ -1,0 +1,143 @@
+// The memory plan: what one rank of a job holds, by kind. The rank with the longest slice of the
+// sequence and, where it depends on the data, experts that share the tokens evenly. A test of the
+// trainer compares it with the real arenas.
+
+#include <algorithm>
+
+#include "proto/job/plan.h"
+
+namespace ela::job {
+namespace {
+
+constexpr int64_t kFloat = 4;  // bytes
+constexpr int64_t kIndex = 4;
+
+int64_t RoundUp(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+// The sizes that every line below is made of.
+struct Sizes {
+  explicit Sizes(const v1::TrainingJob& job) : model(job.spec().model()) {
+    const v1::JobSpec& spec = job.spec();
+    ranks = std::max<int64_t>(1, spec.parallelism().data() * spec.parallelism().sequence());
+    sequence = std::max<int64_t>(1, spec.parallelism().sequence());
+    expert = std::max<int64_t>(1, spec.parallelism().expert());
+    b = spec.training().micro_batch_size();
+    t = b * ((spec.data().seq_len() + sequence - 1) / sequence);
+    d = model.hidden_size();
+    e = model.moe().num_experts();
+    k = model.moe().top_k();
+    f = model.moe().intermediate_size();
+    element = spec.training().precision() == v1::PRECISION_BF16 ? 2 : 4;
+    masked = spec.training().objective() == v1::OBJECTIVE_MASKED_TOKEN;
+    recompute = spec.training().recompute();
+  }
+  const v1::ModelSpec& model;
+  int64_t ranks, sequence, expert;
+  int64_t b, t;        // sequences and tokens of a micro-batch on this rank
+  int64_t d, e, k, f;  // width, experts, experts per token, their hidden width
+  int64_t element;     // bytes of a parameter or activation
+  bool masked, recompute;
+};
+
+// Elements of this rank's two flat buffers, padded to the group that ZeRO-1 shards each over.
+struct Classes {
+  explicit Classes(const Sizes& s) {
+    const int64_t one_expert = 3 * s.f * s.d;
+    const int64_t experts = s.model.num_layers() * s.e * one_expert;
+    const int64_t expert_data = std::max<int64_t>(1, s.ranks / s.expert);
+    dense = RoundUp(ParameterCount(s.model) - experts, s.ranks);
+    own_experts = RoundUp(experts / s.expert, expert_data);
+    shard = dense / s.ranks + own_experts / expert_data;
+  }
+  int64_t dense, own_experts;
+  int64_t shard;  // elements whose masters and moments live here
+};
+
+// Bytes of the states of B sequences: per head D x (D + 1) sums and D maxima, in float.
+int64_t StateBytes(const Sizes& s, int64_t heads) {
+  const int64_t head_dim = s.d / heads;
+  return s.b * heads * (head_dim * (head_dim + 1) + head_dim) * kFloat;
+}
+
+// The attention between projections: log-denominators, and with a sharded sequence the folded
+// states.
+int64_t MixerSaved(const Sizes& s, int64_t heads, bool causal) {
+  const int64_t states = s.sequence > 1 ? (causal ? 1 : 2) * StateBytes(s, heads) : 0;
+  return s.t * heads * kFloat + states;
+}
+
+// norm, q, k, v and the mixer's output; its reciprocal norm.
+int64_t AttentionSaved(const Sizes& s) {
+  return 5 * s.t * s.d * s.element + s.t * kFloat +
+         MixerSaved(s, s.model.num_attention_heads(), !s.masked);
+}
+
+// Probabilities, weights and indices of this rank's tokens; input, gate, value, hidden and output
+// of the rows routed here.
+int64_t MoeSaved(const Sizes& s) {
+  const int64_t rows = s.t * s.k;
+  return rows * (2 * s.d + 3 * s.f) * s.element + (s.t * s.e + 2 * rows) * kFloat +
+         3 * rows * kIndex;
+}
+
+int64_t LobeSaved(const Sizes& s) {
+  const v1::MemoryLobeSpec& lobe = s.model.memory_lobe();
+  if (!lobe.enabled()) return 0;
+  const int64_t rows = lobe.norm() ? 5 : 4;  // [normed], q, k, v, y
+  const bool causal = lobe.mode() != v1::LOBE_MODE_BIDIRECTIONAL;
+  return rows * s.t * s.d * s.element + (lobe.norm() ? s.t * kFloat : 0) +
+         MixerSaved(s, lobe.num_heads(), causal);
+}
+
+// Between the parts: the layer's input, the attention's output and f; pre_norm: the second norm's
+// output too.
+int64_t LayerSaved(const Sizes& s) {
+  const bool pre_norm = s.model.residual() == v1::RESIDUAL_PRE_NORM;
+  const int64_t stream = (pre_norm ? 4 : 3) * s.t * s.d * s.element + (pre_norm ? s.t * kFloat : 0);
+  return stream + AttentionSaved(s) + MoeSaved(s) + LobeSaved(s);
+}
+
+int64_t Activations(const Sizes& s) {
+  const int64_t layers = s.model.num_layers();
+  const int64_t head = 2 * s.t * s.d * s.element + (s.model.final_norm() ? s.t * kFloat : 0);
+  // Recomputing keeps each layer's input and one layer's activations.
+  if (s.recompute) return layers * s.t * s.d * s.element + LayerSaved(s) + head;
+  return layers * LayerSaved(s) + head;
+}
+
+// The widest moment of a step: the backward pass of the experts, with the gradients of the layers
+// around it; and beside it one tile of logits, the pieces of a reduction, and the states of all
+// shards.
+int64_t Workspace(const Sizes& s) {
+  constexpr int64_t kTileFloats = 1 << 20;     // of logits
+  constexpr int64_t kReducedFloats = 1 << 18;  // of each rank's piece, sent and received
+  const int64_t rows = s.t * s.k;
+  const int64_t experts = rows * (5 * s.d + 3 * s.f) + s.t * s.d;
+  const int64_t attention = 5 * s.t * s.d;
+  const int64_t layer = 4 * s.t * s.d + std::max(experts, attention);
+  const int64_t exchange = s.sequence > 1 ? (s.sequence + 1) * (s.masked ? 2 : 1) *
+                                                StateBytes(s, s.model.num_attention_heads())
+                                          : 0;
+  const int64_t reduction = s.ranks > 1 ? 2 * s.ranks * kReducedFloats * kFloat : 0;
+  return layer * s.element + std::max({kTileFloats * kFloat, exchange, reduction});
+}
+
+}  // namespace
+
+MemoryPlan PlanMemory(const v1::TrainingJob& resolved) {
+  const Sizes sizes(resolved);
+  const Classes classes(sizes);
+  const int64_t elements = classes.dense + classes.own_experts;
+  const bool masters = sizes.element != kFloat;
+  MemoryPlan plan;
+  plan.parameters = elements * sizes.element;
+  plan.gradients = elements * kFloat;
+  plan.optimizer = classes.shard * (masters ? 3 : 2) * kFloat;
+  plan.activations = Activations(sizes);
+  plan.workspace = Workspace(sizes);
+  // Masters and both moments, copied so that training can go on while they are written.
+  if (resolved.spec().checkpoint().async()) plan.staging = classes.shard * 3 * kFloat;
+  return plan;
+}
+
+}  // namespace ela::job

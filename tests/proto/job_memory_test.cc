@@ -1,0 +1,65 @@
+#include <gtest/gtest.h>
+
+#include "proto/job/job_file.h"
+#include "proto/job/plan.h"
+#include "tests/proto/job_testing.h"
+
+namespace ela::job {
+namespace {
+
+MemoryPlan Plan(std::initializer_list<const char*> assignments) {
+  v1::TrainingJob job = SmallJob();
+  for (const char* assignment : assignments) {
+    const absl::Status status = ApplySet(assignment, &job);
+    EXPECT_TRUE(status.ok()) << status;
+  }
+  return PlanMemory(Resolve(job, ""));
+}
+
+const char* const kOneRank = "parallelism={data: 1, sequence: 1, expert: 1}";
+
+TEST(MemoryPlan, OneRankHoldsTheWholeModelAndBothMoments) {
+  const int64_t parameters = ParameterCount(Resolve(SmallJob(), "").spec().model());
+  const MemoryPlan plan = Plan({kOneRank});
+  EXPECT_EQ(plan.parameters, 4 * parameters);
+  EXPECT_EQ(plan.gradients, 4 * parameters);
+  EXPECT_EQ(plan.optimizer, 8 * parameters);
+  EXPECT_EQ(plan.staging, 12 * parameters);
+}
+
+TEST(MemoryPlan, MomentsAreShardedOverTheRanks) {
+  const MemoryPlan one = Plan({kOneRank});
+  const MemoryPlan four = Plan({"parallelism={data: 4, sequence: 1, expert: 1}"});
+  EXPECT_LE(4 * four.optimizer - one.optimizer, 3 * 4 * 8 * 2);  // the padding
+  EXPECT_GE(4 * four.optimizer, one.optimizer);
+}
+
+TEST(MemoryPlan, ExpertsAreHeldByTheRanksThatShareThem) {
+  const MemoryPlan all = Plan({"parallelism={data: 4, sequence: 1, expert: 1}"});
+  const MemoryPlan own = Plan({"parallelism={data: 4, sequence: 1, expert: 4}"});
+  const int64_t experts = 2 * 4 * 3 * 32 * 64;
+  EXPECT_EQ(all.parameters - own.parameters, 4 * experts * 3 / 4);
+}
+
+TEST(MemoryPlan, Bf16HalvesTheWeightsAndKeepsMasters) {
+  const MemoryPlan fp32 = Plan({kOneRank});
+  const MemoryPlan bf16 = Plan({kOneRank, "training.precision=bf16"});
+  EXPECT_EQ(2 * bf16.parameters, fp32.parameters);
+  EXPECT_EQ(bf16.gradients, fp32.gradients);
+  EXPECT_EQ(2 * bf16.optimizer, 3 * fp32.optimizer);
+}
+
+TEST(MemoryPlan, ActivationsShrinkWithShardsMicroBatchesAndRecompute) {
+  const MemoryPlan whole = Plan({kOneRank});
+  EXPECT_LT(Plan({"parallelism={data: 1, sequence: 4, expert: 1}"}).activations,
+            whole.activations / 2);
+  EXPECT_LT(Plan({kOneRank, "training.micro_batch_size=1"}).activations, whole.activations / 7);
+  EXPECT_LT(Plan({kOneRank, "training.recompute=true"}).activations, whole.activations);
+}
+
+TEST(MemoryPlan, ASynchronousCheckpointStagesNothing) {
+  EXPECT_EQ(Plan({"checkpoint.async=false"}).staging, 0);
+}
+
+}  // namespace
+}  // namespace ela::job
