@@ -24,7 +24,7 @@ Tiling TilingOf(const GemmProblem& p) {
   constexpr int64_t kShareFlops = 1 << 18;
   constexpr int64_t kWantedTiles = 16;
   constexpr int64_t kSmallest = 64;
-  Tiling t{std::min<int64_t>(256, p.m), std::min<int64_t>(512, p.n), 0, 0};
+  Tiling t{std::min<int64_t>(512, p.m), std::min<int64_t>(1024, p.n), 0, 0};
   if (p.m * p.n * p.k > kShareFlops) {
     while (CeilDiv(p.m, t.rows) * CeilDiv(p.n, t.columns) < kWantedTiles) {
       int64_t& larger = t.rows >= t.columns ? t.rows : t.columns;

@@ -166,6 +166,7 @@ class TileWalk {
           continue;
         }
         const float factor = static_cast<float>(static_cast<double>(scale) / s.sum);
+#pragma omp simd
         for (int64_t v = 0; v < n; ++v) row[v] = factor * ExpF(row[v] - s.largest);
         if (s.target >= first && s.target < last) row[s.target - first] -= scale;
       }

@@ -25,8 +25,10 @@ void RmsNormForward(const Context& ctx, Tensor y, Tensor rstd, Tensor x, Tensor 
       const float* in = ReadRow(x, t, x_buffer);
       float* out = RowTarget(y, t, y_buffer);
       const float mean = Dot(in, in, d) / static_cast<float>(d);
-      r[t] = 1.0f / std::sqrt(mean + static_cast<float>(kRmsNormEps));
-      for (int64_t i = 0; i < d; ++i) out[i] = in[i] * r[t] * g[i];
+      const float scale = 1.0f / std::sqrt(mean + static_cast<float>(kRmsNormEps));
+      r[t] = scale;
+#pragma omp simd
+      for (int64_t i = 0; i < d; ++i) out[i] = in[i] * scale * g[i];
       WriteRow(y, t, out);
     }
   });
@@ -56,12 +58,15 @@ void RmsNormBackward(const Context& ctx, Tensor dx, Tensor dgain, Tensor dy, Ten
       const float* in = ReadRow(x, t, x_buffer);
       const float* grad = ReadRow(dy, t, dy_buffer);
       float* out = RowTarget(dx, t, dx_buffer);
+#pragma omp simd
       for (int64_t i = 0; i < d; ++i) scaled[i] = grad[i] * g[i];
-      const float mean = Dot(scaled, in, d) * r[t] / static_cast<float>(d);
+      const float scale = r[t];
+      const float mean = Dot(scaled, in, d) * scale / static_cast<float>(d);
+#pragma omp simd
       for (int64_t i = 0; i < d; ++i) {
-        const float normalised = in[i] * r[t];
+        const float normalised = in[i] * scale;
         dgain_sum[i] += grad[i] * normalised;
-        out[i] = r[t] * (scaled[i] - normalised * mean);
+        out[i] = scale * (scaled[i] - normalised * mean);
       }
       WriteRow(dx, t, out);
     }

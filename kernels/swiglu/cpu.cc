@@ -18,6 +18,7 @@ void SwigluForward(const Context& ctx, Tensor h, Tensor gu) {
       const float* g = ReadRow(gu, r, gu_buffer);
       const float* u = g + width;
       float* out = RowTarget(h, r, h_buffer);
+#pragma omp simd
       for (int64_t i = 0; i < width; ++i) out[i] = g[i] * SigmoidF(g[i]) * u[i];
       WriteRow(h, r, out);
     }
@@ -40,6 +41,7 @@ void SwigluBackward(const Context& ctx, Tensor dgu, Tensor dh, Tensor gu) {
       const float* grad = ReadRow(dh, r, dh_buffer);
       float* dg = RowTarget(dgu, r, dgu_buffer);
       float* du = dg + width;
+#pragma omp simd
       for (int64_t i = 0; i < width; ++i) {
         const float sigmoid = SigmoidF(g[i]);
         const float gate = g[i], value = u[i];  // read before they may be overwritten
