@@ -2,8 +2,8 @@
 
 #include <cblas.h>
 
+#include <algorithm>
 #include <climits>
-#include <cstring>
 #include <mutex>
 
 #include "kernels/check.h"
@@ -19,6 +19,10 @@ struct Tiling {
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+/// The size of `count` about equal parts of n, in whole steps of the inner loops of BLAS. Still
+/// covers n.
+int64_t Even(int64_t n, int64_t count) { return CeilDiv(CeilDiv(n, count), 16) * 16; }
+
 /// Large tiles use BLAS well; a product big enough to share but with few of them gets smaller ones.
 Tiling TilingOf(const GemmProblem& p) {
   constexpr int64_t kShareFlops = 1 << 18;
@@ -32,6 +36,8 @@ Tiling TilingOf(const GemmProblem& p) {
       larger = std::max(kSmallest, CeilDiv(larger, 2));
     }
   }
+  t.rows = Even(p.m, CeilDiv(p.m, t.rows));
+  t.columns = Even(p.n, CeilDiv(p.n, t.columns));
   t.down = CeilDiv(p.m, t.rows);
   t.across = CeilDiv(p.n, t.columns);
   return t;
@@ -45,8 +51,7 @@ void RunTile(const GemmProblem& p, const Tiling& t, int64_t tile) {
   float* c = p.c + row * p.ldc + column;
   if (p.k == 0) {
     if (p.accumulate) return;
-    for (int64_t i = 0; i < m; ++i)
-      std::memset(c + i * p.ldc, 0, static_cast<size_t>(n) * sizeof(float));
+    for (int64_t i = 0; i < m; ++i) std::fill_n(c + i * p.ldc, n, 0.0f);
     return;
   }
   const float* a = p.a + (p.a_transposed ? row : row * p.lda);
