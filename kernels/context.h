@@ -13,8 +13,9 @@ enum class Backend : uint8_t {
   kCuda,       // CUDA device memory
 };
 
-/// Bump allocator over one block of the back end's memory. Grows only by Reserve, so an op never allocates: it takes
-/// what it needs and gives it back in the order of a stack. A measuring arena has no memory and records the peak.
+/// Bump allocator over one block of the back end's memory. Grows only by Reserve, so an op never
+/// allocates: it takes what it needs and gives it back in the order of a stack. A measuring arena
+/// has no memory and records the peak.
 class Arena {
  public:
   Arena() = default;
@@ -24,8 +25,8 @@ class Arena {
 
   /// Makes the arena hold at least `bytes`; only while nothing is taken.
   void Reserve(size_t bytes, Backend backend);
-  /// `bytes` of memory aligned to 256. On the host an arena that is too small takes an overflow block, released with
-  /// the mark, and remembers the peak; on a device that is a programmer error.
+  /// `bytes` of memory aligned to 256. On the host an arena that is too small takes an overflow
+  /// block, released with the mark, and remembers the peak; on a device that is a programmer error.
   void* Take(size_t bytes);
   size_t Mark() const { return used_; }
   void Release(size_t mark);
@@ -56,17 +57,18 @@ class ArenaScope {
 
 struct Counters {
   std::atomic<int64_t> slow_path_chunks{0};  // ELA chunks that took the exact path for jumping keys
-  std::atomic<int64_t> reference_ops{0};     // ops run, by back end: a test that forces one checks these
+  // Ops run, by back end: a test that forces one checks these.
+  std::atomic<int64_t> reference_ops{0};
   std::atomic<int64_t> cpu_ops{0};
   std::atomic<int64_t> cuda_ops{0};
 };
 
 struct Context {
   Backend backend = Backend::kCpu;
-  int num_threads = 1;          // of the CPU back end; results do not depend on it
-  void* stream = nullptr;       // cudaStream_t of the CUDA back end
-  Arena* scratch = nullptr;     // never null when an op runs
-  Counters* counters = nullptr; // never null when an op runs
+  int num_threads = 1;           // of the CPU back end; results do not depend on it
+  void* stream = nullptr;        // cudaStream_t of the CUDA back end
+  Arena* scratch = nullptr;      // never null when an op runs
+  Counters* counters = nullptr;  // never null when an op runs
 };
 
 }  // namespace ela::kernels

@@ -14,11 +14,16 @@ enum class DType : uint8_t { kF32, kF64, kBf16, kI32, kI64 };
 
 constexpr size_t SizeOf(DType dtype) {
   switch (dtype) {
-    case DType::kF32: return 4;
-    case DType::kF64: return 8;
-    case DType::kBf16: return 2;
-    case DType::kI32: return 4;
-    case DType::kI64: return 8;
+    case DType::kF32:
+      return 4;
+    case DType::kF64:
+      return 8;
+    case DType::kBf16:
+      return 2;
+    case DType::kI32:
+      return 4;
+    case DType::kI64:
+      return 8;
   }
   return 0;
 }
@@ -31,24 +36,43 @@ struct Bf16 {
   explicit operator float() const;
 };
 
-template <class T> struct DTypeOf;
-template <> struct DTypeOf<float> { static constexpr DType value = DType::kF32; };
-template <> struct DTypeOf<double> { static constexpr DType value = DType::kF64; };
-template <> struct DTypeOf<Bf16> { static constexpr DType value = DType::kBf16; };
-template <> struct DTypeOf<int32_t> { static constexpr DType value = DType::kI32; };
-template <> struct DTypeOf<int64_t> { static constexpr DType value = DType::kI64; };
+template <class T>
+struct DTypeOf;
+template <>
+struct DTypeOf<float> {
+  static constexpr DType value = DType::kF32;
+};
+template <>
+struct DTypeOf<double> {
+  static constexpr DType value = DType::kF64;
+};
+template <>
+struct DTypeOf<Bf16> {
+  static constexpr DType value = DType::kBf16;
+};
+template <>
+struct DTypeOf<int32_t> {
+  static constexpr DType value = DType::kI32;
+};
+template <>
+struct DTypeOf<int64_t> {
+  static constexpr DType value = DType::kI64;
+};
 
-/// A view of [dim(0), ..., dim(rank-1)]; row i of the leading dimension starts at element i * stride().
+/// A view of [dim(0), ..., dim(rank-1)]; row i of the leading dimension starts at element i *
+/// stride().
 class Tensor {
  public:
   Tensor() = default;
   Tensor(void* data, DType dtype, std::initializer_list<int64_t> shape);
   template <class T>
   static Tensor Of(T* data, std::initializer_list<int64_t> shape) {
-    return Tensor(const_cast<std::remove_const_t<T>*>(data), DTypeOf<std::remove_const_t<T>>::value, shape);
+    return Tensor(const_cast<std::remove_const_t<T>*>(data), DTypeOf<std::remove_const_t<T>>::value,
+                  shape);
   }
 
-  bool empty() const { return data_ == nullptr; }  // "not given"; a tensor of zero rows may be non-null or null
+  /// "Not given"; a tensor of zero rows may be non-null or null.
+  bool empty() const { return data_ == nullptr; }
   DType dtype() const { return dtype_; }
   int rank() const { return rank_; }
   int64_t dim(int i) const { return shape_[static_cast<size_t>(i)]; }
@@ -61,7 +85,8 @@ class Tensor {
   /// The elements, as T; checks the type.
   template <class T>
   T* as() const {
-    ELA_CHECK(DTypeOf<std::remove_const_t<T>>::value == dtype_, "dtype %d", static_cast<int>(dtype_));
+    ELA_CHECK(DTypeOf<std::remove_const_t<T>>::value == dtype_, "dtype %d",
+              static_cast<int>(dtype_));
     return static_cast<T*>(data_);
   }
 
@@ -69,7 +94,8 @@ class Tensor {
   Tensor Rows(int64_t begin, int64_t end) const;
   /// Columns [begin, end) of a [T, n] tensor: keeps the stride.
   Tensor Columns(int64_t begin, int64_t end) const;
-  /// Another shape over the same elements. The leading dimension must stay if the tensor is not dense.
+  /// Another shape over the same elements. The leading dimension must stay if the tensor is not
+  /// dense.
   Tensor View(std::initializer_list<int64_t> shape) const;
 
  private:

@@ -12,7 +12,8 @@ struct AdamWConfig {
   int64_t step = 1;       // from 1: bias correction
 };
 
-/// master, m, v [n] (float) updated from grad [n] (float); param [n] (float or bf16; may be master itself) receives the new value.
+/// master, m, v [n] (float) updated from grad [n] (float); param [n] (float or bf16; may be master
+/// itself) receives the new value.
 void AdamWUpdate(const Context& ctx, Tensor param, Tensor master, Tensor m, Tensor v, Tensor grad,
                  const AdamWConfig& config);
 

@@ -13,10 +13,12 @@ void LinearForward(const Context& ctx, Tensor y, Tensor x, Tensor w);
 /// dx [T, in] = dy w (empty: not wanted); dw [out, in] += dy^T x (empty: not wanted).
 void LinearBackward(const Context& ctx, Tensor dx, Tensor dw, Tensor dy, Tensor x, Tensor w);
 
-/// y [R, out], x [R, in], w [E, out, in] as one tensor per expert; offsets [E + 1] with offsets[E] = R. An expert may have no row.
+/// y [R, out], x [R, in], w [E, out, in] as one tensor per expert; offsets [E + 1] with offsets[E]
+/// = R. An expert may have no row.
 void GroupedLinearForward(const Context& ctx, Tensor y, Tensor x, const std::vector<Tensor>& w,
                           const std::vector<int64_t>& offsets);
-void GroupedLinearBackward(const Context& ctx, Tensor dx, const std::vector<Tensor>& dw, Tensor dy, Tensor x,
-                           const std::vector<Tensor>& w, const std::vector<int64_t>& offsets);
+void GroupedLinearBackward(const Context& ctx, Tensor dx, const std::vector<Tensor>& dw, Tensor dy,
+                           Tensor x, const std::vector<Tensor>& w,
+                           const std::vector<int64_t>& offsets);
 
 }  // namespace ela::kernels

@@ -1,4 +1,5 @@
-// RMSNorm with gain: y = x * rstd * gain, rstd = 1 / sqrt(mean(x^2) + 1e-6), statistics in float (double on the reference).
+// RMSNorm with gain: y = x * rstd * gain, rstd = 1 / sqrt(mean(x^2) + 1e-6), statistics in float
+// (double on the reference).
 #pragma once
 
 #include "kernels/context.h"
@@ -11,6 +12,7 @@ inline constexpr double kRmsNormEps = 1e-6;
 /// y [T, d], rstd [T] (float; saved), x [T, d], gain [d].
 void RmsNormForward(const Context& ctx, Tensor y, Tensor rstd, Tensor x, Tensor gain);
 /// dx [T, d] overwritten, dgain [d] added to.
-void RmsNormBackward(const Context& ctx, Tensor dx, Tensor dgain, Tensor dy, Tensor x, Tensor gain, Tensor rstd);
+void RmsNormBackward(const Context& ctx, Tensor dx, Tensor dgain, Tensor dy, Tensor x, Tensor gain,
+                     Tensor rstd);
 
 }  // namespace ela::kernels
