@@ -202,6 +202,11 @@ void Fill(const Context& ctx, Tensor x, double value) { ELA_RUN_ANY(Fill, x, val
 ELA_BACKENDS(Copy)
 void Copy(const Context& ctx, Tensor y, Tensor x) { ELA_RUN_ANY(Copy, y, x); }
 
+ELA_BACKENDS(RowDots)
+void RowDots(const Context& ctx, Tensor dots, Tensor a, Tensor b) {
+  ELA_RUN(RowDots, a, dots, a, b);
+}
+
 ELA_BACKENDS(Scale)
 void Scale(const Context& ctx, Tensor x, double factor) { ELA_RUN(Scale, x, x, factor); }
 

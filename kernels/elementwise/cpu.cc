@@ -97,4 +97,24 @@ void Scale(const Context& ctx, Tensor x, double factor) {
   });
 }
 
+void RowDots(const Context& ctx, Tensor dots, Tensor a, Tensor b) {
+  const int64_t heads = dots.row_numel(), d = a.row_numel() / heads;
+  CheckShape("a", a, dots.dim(0), heads * d);
+  CheckShape("b", b, dots.dim(0), heads * d);
+  ParallelBlocks(ctx, dots.dim(0), RowsPerBlock(a.row_numel()), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      for (int64_t h = 0; h < heads; ++h) {
+        float sum = 0, a_buffer[kPiece], b_buffer[kPiece];
+        for (int64_t i = 0; i < d; i += kPiece) {
+          const int64_t n = std::min(kPiece, d - i);
+          const float* left = ReadFloats(a, r * a.stride() + h * d + i, n, a_buffer);
+          const float* right = ReadFloats(b, r * b.stride() + h * d + i, n, b_buffer);
+          for (int64_t j = 0; j < n; ++j) sum += left[j] * right[j];
+        }
+        dots.as<float>()[r * dots.stride() + h] = sum;
+      }
+    }
+  });
+}
+
 }  // namespace ela::kernels::cpu

@@ -14,5 +14,7 @@ void Fill(const Context& ctx, Tensor x, double value);
 void Copy(const Context& ctx, Tensor y, Tensor x);
 /// x *= factor.
 void Scale(const Context& ctx, Tensor x, double factor);
+/// dots [T, H] (float) = sums over the last dimension of a b; a, b [T, H, D], rows may be strided.
+void RowDots(const Context& ctx, Tensor dots, Tensor a, Tensor b);
 
 }  // namespace ela::kernels

@@ -31,4 +31,14 @@ void Scale(const Context& ctx, Tensor x_inout, double factor) {
   Each(x_inout, [&](int64_t i, int64_t j) { return factor * x(i, j); });
 }
 
+void RowDots(const Context& ctx, Tensor dots, Tensor a_in, Tensor b_in) {
+  const Matrix a(a_in), b(b_in);
+  const int64_t d = a.columns() / dots.row_numel();
+  Each(dots, [&](int64_t t, int64_t h) {
+    double sum = 0;
+    for (int64_t i = h * d; i < (h + 1) * d; ++i) sum += a(t, i) * b(t, i);
+    return sum;
+  });
+}
+
 }  // namespace ela::kernels::reference

@@ -1,0 +1,113 @@
+#include "trainer/layers/ela_mixer.h"
+
+#include <utility>
+
+#include "kernels/ops.h"
+#include "proto/status_macros.h"
+
+namespace ela::trainer {
+
+using kernels::SpanEdge;
+using kernels::Tensor;
+
+namespace {
+
+struct ElaCache : MixerCache {
+  std::vector<char> memory;
+  Tensor state;  // [B, S]
+  int64_t bytes() const override { return static_cast<int64_t>(memory.size()); }
+};
+
+}  // namespace
+
+ElaMixer::ElaMixer(kernels::ElaConfig config, Communicator* sequence)
+    : config_(std::move(config)),
+      sequence_(sequence != nullptr && sequence->size() > 1 ? sequence : nullptr) {}
+
+void ElaMixer::TakeExchange(const LayerContext& layer, int64_t sequences) {
+  const int64_t rows = (config_.causal ? 1 : 2) * sequences;
+  const int64_t size = kernels::ElaStateSize(config_);
+  mine_ = layer.ScratchStatistic({rows, size});
+  gathered_ = layer.ScratchStatistic({sequence_->size(), rows, size});
+}
+
+// Causal passes export one edge, `only`; bidirectional ones all first spans, then all last ones.
+Tensor ElaMixer::Edge(SpanEdge edge, SpanEdge only, int64_t sequences) const {
+  if (config_.causal) return edge == only ? mine_ : Tensor();
+  return edge == SpanEdge::kFirst ? mine_.Rows(0, sequences) : mine_.Rows(sequences, 2 * sequences);
+}
+
+absl::Status ElaMixer::StartForward(const LayerContext& layer, const Qkv& in,
+                                    const TokenRows& rows) {
+  if (sequence_ == nullptr) return absl::OkStatus();
+  TakeExchange(layer, rows.sequences());
+  for (SpanEdge edge : {SpanEdge::kFirst, SpanEdge::kLast}) {
+    const Tensor state = Edge(edge, /*only=*/SpanEdge::kLast, rows.sequences());
+    if (state.empty()) continue;
+    kernels::ElaLocalState(layer.ctx, state, in.k, in.v, config_, rows.spans(), edge);
+  }
+  return exchange_.Start(*sequence_, gathered_, mine_);
+}
+
+absl::Status ElaMixer::FinishForward(const LayerContext& layer, Tensor y, const Qkv& in,
+                                     const TokenRows& rows) {
+  lse_ = layer.SavedStatistic({y.dim(0), config_.num_heads});
+  before_ = after_ = Tensor();
+  if (sequence_ != nullptr) {
+    const int64_t size = kernels::ElaStateSize(config_);
+    before_ = layer.SavedStatistic({rows.sequences(), size});
+    if (!config_.causal) after_ = layer.SavedStatistic({rows.sequences(), size});
+    ELA_RETURN_IF_ERROR(exchange_.Wait());
+    FoldBefore(layer.ctx, before_, gathered_, config_, rows.folds(), StateKind::kState);
+    if (!config_.causal) {
+      FoldAfter(layer.ctx, after_, gathered_, config_, rows.folds(), StateKind::kState);
+    }
+  }
+  kernels::ElaForward(layer.ctx, y, lse_, in.q, in.k, in.v, before_, after_, config_, rows.spans());
+  return absl::OkStatus();
+}
+
+absl::Status ElaMixer::StartBackward(const LayerContext& layer, Tensor dy, Tensor y, const Qkv& in,
+                                     const TokenRows& rows) {
+  if (sequence_ == nullptr) return absl::OkStatus();
+  TakeExchange(layer, rows.sequences());
+  for (SpanEdge edge : {SpanEdge::kFirst, SpanEdge::kLast}) {
+    const Tensor state = Edge(edge, /*only=*/SpanEdge::kFirst, rows.sequences());
+    if (state.empty()) continue;
+    kernels::ElaLocalGradState(layer.ctx, state, dy, in.q, y, lse_, config_, rows.spans(), edge);
+  }
+  return exchange_.Start(*sequence_, gathered_, mine_);
+}
+
+absl::Status ElaMixer::FinishBackward(const LayerContext& layer, const Qkv& din, Tensor dy,
+                                      Tensor y, const Qkv& in, const TokenRows& rows) {
+  Tensor grad_before, grad_after;
+  if (sequence_ != nullptr) {
+    const int64_t size = kernels::ElaStateSize(config_);
+    grad_after = layer.ScratchStatistic({rows.sequences(), size});
+    if (!config_.causal) grad_before = layer.ScratchStatistic({rows.sequences(), size});
+    ELA_RETURN_IF_ERROR(exchange_.Wait());
+    FoldAfter(layer.ctx, grad_after, gathered_, config_, rows.folds(), StateKind::kGradState);
+    if (!config_.causal) {
+      FoldBefore(layer.ctx, grad_before, gathered_, config_, rows.folds(), StateKind::kGradState);
+    }
+  }
+  kernels::ElaBackward(layer.ctx, din.q, din.k, din.v, dy, in.q, in.k, in.v, y, lse_, before_,
+                       after_, grad_before, grad_after, config_, rows.spans());
+  return absl::OkStatus();
+}
+
+std::unique_ptr<MixerCache> ElaMixer::NewCache(const LayerContext& layer, int64_t sequences) {
+  const int64_t size = kernels::ElaStateSize(config_);
+  auto cache = std::make_unique<ElaCache>();
+  cache->memory.resize(static_cast<size_t>(sequences * size) * kernels::SizeOf(layer.statistic));
+  cache->state = Tensor(cache->memory.data(), layer.statistic, {sequences, size});
+  kernels::ElaStateIdentity(layer.ctx, cache->state, config_);
+  return cache;
+}
+
+void ElaMixer::Decode(const LayerContext& layer, Tensor y, const Qkv& in, MixerCache* cache) {
+  kernels::ElaDecode(layer.ctx, y, static_cast<ElaCache*>(cache)->state, in.q, in.k, in.v, config_);
+}
+
+}  // namespace ela::trainer

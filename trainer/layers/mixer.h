@@ -1,0 +1,54 @@
+// Mixers: what lets a token see others. An attention layer and a Memory Lobe differ in their
+// projections; the mixing between them is one of these: exact linear attention (ela_mixer.h) or
+// softmax attention (softmax_mixer.h).
+//
+// Each pass comes in two halves, so that the exchange between the sequence shards runs behind
+// whatever the layer can do meanwhile. Between the halves the scratch stays taken: the layer opens
+// one ArenaScope around both.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "kernels/tensor.h"
+#include "trainer/layers/layer_context.h"
+#include "trainer/layers/token_rows.h"
+
+namespace ela::trainer {
+
+/// What decoding carries from token to token.
+struct MixerCache {
+  virtual ~MixerCache() = default;
+  virtual int64_t bytes() const = 0;
+};
+
+/// Queries, keys and values [T, H, D]; rows may be strided.
+struct Qkv {
+  kernels::Tensor q, k, v;
+};
+
+class Mixer {
+ public:
+  virtual ~Mixer() = default;
+
+  /// Starts the exchange of what k and v export.
+  virtual absl::Status StartForward(const LayerContext& layer, const Qkv& in,
+                                    const TokenRows& rows) = 0;
+  /// y [T, H, D]. y and `in` must stay for the backward pass.
+  virtual absl::Status FinishForward(const LayerContext& layer, kernels::Tensor y, const Qkv& in,
+                                     const TokenRows& rows) = 0;
+  virtual absl::Status StartBackward(const LayerContext& layer, kernels::Tensor dy,
+                                     kernels::Tensor y, const Qkv& in, const TokenRows& rows) = 0;
+  /// Overwrites the gradients `din`.
+  virtual absl::Status FinishBackward(const LayerContext& layer, const Qkv& din, kernels::Tensor dy,
+                                      kernels::Tensor y, const Qkv& in, const TokenRows& rows) = 0;
+
+  /// Decoding (causal mixers): a cache that has seen nothing, for B sequences.
+  virtual std::unique_ptr<MixerCache> NewCache(const LayerContext& layer, int64_t sequences) = 0;
+  /// One token of each of B sequences: y [B, H, D].
+  virtual void Decode(const LayerContext& layer, kernels::Tensor y, const Qkv& in,
+                      MixerCache* cache) = 0;
+};
+
+}  // namespace ela::trainer

@@ -1,0 +1,144 @@
+#include "trainer/layers/residual_layer.h"
+
+#include <utility>
+
+#include "kernels/ops.h"
+#include "proto/status_macros.h"
+
+namespace ela::trainer {
+
+using kernels::Tensor;
+
+ResidualLayer::ResidualLayer(std::unique_ptr<AttentionLayer> attention,
+                             std::unique_ptr<MoeLayer> moe, std::unique_ptr<MemoryLobe> lobe)
+    : attention_(std::move(attention)), moe_(std::move(moe)), lobe_(std::move(lobe)) {}
+
+LayerCache ResidualLayer::NewCache(const LayerContext& layer, int64_t sequences) const {
+  LayerCache cache;
+  cache.attention = attention_->NewCache(layer, sequences);
+  if (lobe_ != nullptr) cache.lobe = lobe_->NewCache(layer, sequences);
+  return cache;
+}
+
+absl::Status ResidualLayer::AddLobe(const LayerContext& layer, Tensor out, Tensor f,
+                                    const TokenRows& rows) {
+  if (lobe_ == nullptr) return absl::OkStatus();
+  const Tensor y = layer.Saved({f.dim(0), f.dim(1)});
+  ELA_RETURN_IF_ERROR(lobe_->Forward(layer, y, f, rows));
+  kernels::Add(layer.ctx, out, out, y);
+  return absl::OkStatus();
+}
+
+void ResidualLayer::DecodeLobe(const LayerContext& layer, Tensor out, Tensor f, LayerCache* cache) {
+  if (lobe_ == nullptr) return;
+  const kernels::ArenaScope scope(layer.ctx.scratch);
+  const Tensor y = layer.Scratch({f.dim(0), f.dim(1)});
+  lobe_->Decode(layer, y, f, cache->lobe.get());
+  kernels::Add(layer.ctx, out, out, y);
+}
+
+absl::Status ResidualLayer::LobeBackward(const LayerContext& layer, Tensor df, Tensor dout,
+                                         const TokenRows& rows) {
+  if (lobe_ == nullptr) {
+    kernels::Copy(layer.ctx, df, dout);
+    return absl::OkStatus();
+  }
+  ELA_RETURN_IF_ERROR(lobe_->Backward(layer, df, dout, rows));
+  kernels::Add(layer.ctx, df, df, dout);
+  return absl::OkStatus();
+}
+
+PreNormLayer::PreNormLayer(std::unique_ptr<AttentionLayer> attention, std::unique_ptr<MoeLayer> moe,
+                           std::unique_ptr<MemoryLobe> lobe, Parameter norm2)
+    : ResidualLayer(std::move(attention), std::move(moe), std::move(lobe)),
+      norm2_(std::move(norm2)) {}
+
+absl::Status PreNormLayer::Forward(const LayerContext& layer, Tensor out, Tensor x,
+                                   const TokenRows& rows) {
+  const int64_t t = x.dim(0), d = x.dim(1);
+  x1_ = layer.Saved({t, d});
+  rstd_ = layer.SavedStatistic({t});
+  f_ = layer.Saved({t, d});
+  const Tensor normed = layer.Saved({t, d});
+
+  ELA_RETURN_IF_ERROR(attention_->Forward(layer, x1_, x, rows));
+  kernels::Add(layer.ctx, x1_, x1_, x);
+  kernels::RmsNormForward(layer.ctx, normed, rstd_, x1_, norm2_.value);
+  ELA_RETURN_IF_ERROR(moe_->Forward(layer, f_, normed));
+  kernels::Add(layer.ctx, out, x1_, f_);
+  return AddLobe(layer, out, f_, rows);
+}
+
+absl::Status PreNormLayer::Backward(const LayerContext& layer, Tensor dx, Tensor dout,
+                                    Tensor dprobs, const TokenRows& rows) {
+  const kernels::ArenaScope scope(layer.ctx.scratch);
+  const int64_t t = dx.dim(0), d = dx.dim(1);
+  const Tensor df = layer.Scratch({t, d}), dnormed = layer.Scratch({t, d});
+  const Tensor dx1 = layer.Scratch({t, d});
+
+  ELA_RETURN_IF_ERROR(LobeBackward(layer, df, dout, rows));
+  ELA_RETURN_IF_ERROR(moe_->Backward(layer, dnormed, df, dprobs));
+  kernels::RmsNormBackward(layer.ctx, dx1, norm2_.grad, dnormed, x1_, norm2_.value, rstd_);
+  kernels::Add(layer.ctx, dx1, dx1, dout);
+  ELA_RETURN_IF_ERROR(attention_->Backward(layer, dx, dx1, rows));
+  kernels::Add(layer.ctx, dx, dx, dx1);
+  return absl::OkStatus();
+}
+
+absl::Status PreNormLayer::Decode(const LayerContext& layer, Tensor out, Tensor x, Tensor positions,
+                                  LayerCache* cache) {
+  const kernels::ArenaScope scope(layer.ctx.scratch), saved(layer.saved);
+  const int64_t b = x.dim(0), d = x.dim(1);
+  const Tensor x1 = layer.Scratch({b, d}), normed = layer.Scratch({b, d});
+  const Tensor f = layer.Scratch({b, d}), rstd = layer.ScratchStatistic({b});
+
+  attention_->Decode(layer, x1, x, positions, cache->attention.get());
+  kernels::Add(layer.ctx, x1, x1, x);
+  kernels::RmsNormForward(layer.ctx, normed, rstd, x1, norm2_.value);
+  ELA_RETURN_IF_ERROR(moe_->Forward(layer, f, normed));
+  kernels::Add(layer.ctx, out, x1, f);
+  DecodeLobe(layer, out, f, cache);
+  return absl::OkStatus();
+}
+
+absl::Status HyperLinkLayer::Forward(const LayerContext& layer, Tensor out, Tensor x,
+                                     const TokenRows& rows) {
+  const int64_t t = x.dim(0), d = x.dim(1);
+  const Tensor a = layer.Saved({t, d}), f = layer.Saved({t, d});
+
+  ELA_RETURN_IF_ERROR(attention_->Forward(layer, a, x, rows));
+  ELA_RETURN_IF_ERROR(moe_->Forward(layer, f, a));
+  kernels::Add(layer.ctx, f, f, a);
+  kernels::Add(layer.ctx, out, x, f);
+  return AddLobe(layer, out, f, rows);
+}
+
+absl::Status HyperLinkLayer::Backward(const LayerContext& layer, Tensor dx, Tensor dout,
+                                      Tensor dprobs, const TokenRows& rows) {
+  const kernels::ArenaScope scope(layer.ctx.scratch);
+  const int64_t t = dx.dim(0), d = dx.dim(1);
+  const Tensor df = layer.Scratch({t, d}), da = layer.Scratch({t, d});
+
+  ELA_RETURN_IF_ERROR(LobeBackward(layer, df, dout, rows));
+  ELA_RETURN_IF_ERROR(moe_->Backward(layer, da, df, dprobs));
+  kernels::Add(layer.ctx, da, da, df);
+  ELA_RETURN_IF_ERROR(attention_->Backward(layer, dx, da, rows));
+  kernels::Add(layer.ctx, dx, dx, dout);
+  return absl::OkStatus();
+}
+
+absl::Status HyperLinkLayer::Decode(const LayerContext& layer, Tensor out, Tensor x,
+                                    Tensor positions, LayerCache* cache) {
+  const kernels::ArenaScope scope(layer.ctx.scratch), saved(layer.saved);
+  const int64_t b = x.dim(0), d = x.dim(1);
+  const Tensor a = layer.Scratch({b, d}), f = layer.Scratch({b, d});
+
+  attention_->Decode(layer, a, x, positions, cache->attention.get());
+  ELA_RETURN_IF_ERROR(moe_->Forward(layer, f, a));
+  kernels::Add(layer.ctx, f, f, a);
+  kernels::Add(layer.ctx, out, x, f);
+  DecodeLobe(layer, out, f, cache);
+  return absl::OkStatus();
+}
+
+}  // namespace ela::trainer

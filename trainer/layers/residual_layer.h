@@ -1,0 +1,86 @@
+// One decoder layer: attention, experts and Memory Lobe under one of two residual forms (model.md
+// 2).
+//
+//   pre_norm    x1 = x + Attention(x);  f = MoE(n2(x1));       x' = x1 + f + Lobe(f)
+//   hyper_link  a  = Attention(x);      f = a + MoE(a);        x' = x + f + Lobe(f)
+//
+// Saved beside what the parts save: pre_norm x1, n2(x1), f and rstd [T]; hyper_link a and f; with a
+// lobe its output: 2 to 4 T d elements. x is read again in backward.
+#pragma once
+
+#include <memory>
+
+#include "trainer/layers/attention.h"
+#include "trainer/layers/memory_lobe.h"
+#include "trainer/layers/moe.h"
+
+namespace ela::trainer {
+
+/// What decoding carries through one layer.
+struct LayerCache {
+  std::unique_ptr<MixerCache> attention, lobe;
+  int64_t bytes() const { return attention->bytes() + (lobe == nullptr ? 0 : lobe->bytes()); }
+};
+
+class ResidualLayer {
+ public:
+  ResidualLayer(std::unique_ptr<AttentionLayer> attention, std::unique_ptr<MoeLayer> moe,
+                std::unique_ptr<MemoryLobe> lobe);  // lobe may be null
+  virtual ~ResidualLayer() = default;
+
+  /// out [T, d], x [T, d]; both must stay for the backward pass.
+  virtual absl::Status Forward(const LayerContext& layer, kernels::Tensor out, kernels::Tensor x,
+                               const TokenRows& rows) = 0;
+  /// dx [T, d] overwritten; dprobs as in MoeLayer::Backward.
+  virtual absl::Status Backward(const LayerContext& layer, kernels::Tensor dx, kernels::Tensor dout,
+                                kernels::Tensor dprobs, const TokenRows& rows) = 0;
+  /// One token of each of B sequences: out [B, d], x [B, d], positions [B].
+  virtual absl::Status Decode(const LayerContext& layer, kernels::Tensor out, kernels::Tensor x,
+                              kernels::Tensor positions, LayerCache* cache) = 0;
+
+  LayerCache NewCache(const LayerContext& layer, int64_t sequences) const;
+  const MoeLayer& moe() const { return *moe_; }
+
+ protected:
+  /// out += Lobe(f), if there is one.
+  absl::Status AddLobe(const LayerContext& layer, kernels::Tensor out, kernels::Tensor f,
+                       const TokenRows& rows);
+  void DecodeLobe(const LayerContext& layer, kernels::Tensor out, kernels::Tensor f,
+                  LayerCache* cache);
+  /// df = dout + the lobe's gradient.
+  absl::Status LobeBackward(const LayerContext& layer, kernels::Tensor df, kernels::Tensor dout,
+                            const TokenRows& rows);
+
+  std::unique_ptr<AttentionLayer> attention_;
+  std::unique_ptr<MoeLayer> moe_;
+  std::unique_ptr<MemoryLobe> lobe_;
+};
+
+class PreNormLayer : public ResidualLayer {
+ public:
+  PreNormLayer(std::unique_ptr<AttentionLayer> attention, std::unique_ptr<MoeLayer> moe,
+               std::unique_ptr<MemoryLobe> lobe, Parameter norm2);
+  absl::Status Forward(const LayerContext& layer, kernels::Tensor out, kernels::Tensor x,
+                       const TokenRows& rows) override;
+  absl::Status Backward(const LayerContext& layer, kernels::Tensor dx, kernels::Tensor dout,
+                        kernels::Tensor dprobs, const TokenRows& rows) override;
+  absl::Status Decode(const LayerContext& layer, kernels::Tensor out, kernels::Tensor x,
+                      kernels::Tensor positions, LayerCache* cache) override;
+
+ private:
+  Parameter norm2_;                // layers.{i}.norm2.weight [d]
+  kernels::Tensor x1_, rstd_, f_;  // saved
+};
+
+class HyperLinkLayer : public ResidualLayer {
+ public:
+  using ResidualLayer::ResidualLayer;
+  absl::Status Forward(const LayerContext& layer, kernels::Tensor out, kernels::Tensor x,
+                       const TokenRows& rows) override;
+  absl::Status Backward(const LayerContext& layer, kernels::Tensor dx, kernels::Tensor dout,
+                        kernels::Tensor dprobs, const TokenRows& rows) override;
+  absl::Status Decode(const LayerContext& layer, kernels::Tensor out, kernels::Tensor x,
+                      kernels::Tensor positions, LayerCache* cache) override;
+};
+
+}  // namespace ela::trainer

@@ -1,0 +1,107 @@
+// Trainer: what a step tells the user, the metrics and the coordinator.
+#include <spdlog/spdlog.h>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "proto/job/plan.h"
+#include "trainer/loop/trainer.h"
+
+namespace ela::trainer {
+namespace {
+
+// 12345 -> "12.3k", 1234567 -> "1.23M"
+std::string Short(double value) {
+  if (value >= 1e6) return absl::StrFormat("%.2fM", value / 1e6);
+  if (value >= 1e4) return absl::StrFormat("%.1fk", value / 1e3);
+  return absl::StrFormat("%.0f", value);
+}
+
+}  // namespace
+
+void Trainer::Phase(const std::string& name) {
+  const absl::Time now = absl::Now();
+  if (!phase_.empty()) metrics_->OnPhase(phase_, absl::ToDoubleSeconds(now - phase_begin_));
+  phase_ = name;
+  phase_begin_ = now;
+}
+
+double Trainer::EtaSeconds() const {
+  return smooth_seconds_ * static_cast<double>(spec().training().steps() - state_.step());
+}
+
+void Trainer::Report(const StepLoss& loss, const GradientVerdict& verdict, double lr) {
+  Phase("");
+  StepRecord record;
+  record.step = state_.step();
+  record.loss = loss.loss;
+  record.aux_loss = loss.aux_loss;
+  record.grad_norm = verdict.norm;
+  record.lr = lr;
+  record.tokens = state_.tokens();
+  record.step_seconds = absl::ToDoubleSeconds(absl::Now() - step_begin_);
+  record.leaks_future = leaks_;
+  smooth_seconds_ = smooth_seconds_ == 0 ? record.step_seconds
+                                         : 0.9 * smooth_seconds_ + 0.1 * record.step_seconds;
+
+  const int64_t batch_tokens = spec().training().global_batch_size() * spec().data().seq_len();
+  const double flops = job::ModelFlopsPerToken(spec().model(), spec().data().seq_len()) *
+                       static_cast<double>(batch_tokens);
+  const double mfu = product_rate_ > 0 ? flops / record.step_seconds / product_rate_ : 0;
+  metrics_->OnStep(record, batch_tokens, flops, mfu);
+  if (world_->statistics() != nullptr) metrics_->OnComm(world_->statistics()->Snapshot());
+  if (loss.routing.experts > 1) metrics_->OnRouting(loss.routing);
+  const std::vector<int64_t> slow = decoder_->TakeSlowPathChunks();
+  for (size_t i = 0; i < slow.size(); ++i) metrics_->OnSlowPath(static_cast<int64_t>(i), slow[i]);
+  if (lead()) ReportProgress(record);
+}
+
+void Trainer::ReportProgress(const StepRecord& record) {
+  const absl::Status written = metrics_file_->Append(ToJsonLine(record));
+  if (!written.ok()) log_->error("{}", std::string(written.message()));
+  if (const int64_t at = checkpointer_->committed_unix_ms(); at != reported_commit_) {
+    reported_commit_ = at;
+    metrics_->OnCommitted(at);
+    metrics_->OnCheckpoint("commit", checkpointer_->last_commit_seconds());
+    log_->info("checkpoint of step {} is committed", checkpointer_->committed_step());
+  }
+  if (client_ != nullptr) ReportToCoordinator(record);
+  const bool edge = record.step == first_step_ + 1 || record.step == spec().training().steps();
+  if (edge || absl::Now() - last_print_ >= absl::Seconds(2)) PrintProgress(record);
+}
+
+void Trainer::PrintProgress(const StepRecord& record) {
+  last_print_ = absl::Now();
+  const double tokens =
+      static_cast<double>(spec().training().global_batch_size() * spec().data().seq_len());
+  log_->info("step {}/{}  loss {:.4f}{}  lr {:.2e}  grad {:.3f}  {} tok/s  eta {}", record.step,
+             spec().training().steps(), record.loss, leaks_ ? " (leaks)" : "", record.lr,
+             record.grad_norm, Short(tokens / smooth_seconds_),
+             absl::FormatDuration(absl::Seconds(static_cast<int64_t>(EtaSeconds()))));
+}
+
+void Trainer::ReportToCoordinator(const StepRecord& record) {
+  v1::Progress progress;
+  progress.set_step(record.step);
+  progress.set_total_steps(spec().training().steps());
+  progress.set_loss(record.loss);
+  progress.set_aux_loss(record.aux_loss);
+  progress.set_grad_norm(record.grad_norm);
+  progress.set_learning_rate(record.lr);
+  progress.set_tokens_per_second(
+      static_cast<double>(spec().training().global_batch_size() * spec().data().seq_len()) /
+      record.step_seconds);
+  progress.set_step_seconds(record.step_seconds);
+  progress.set_tokens(record.tokens);
+  progress.set_last_checkpoint_step(checkpointer_->committed_step());
+  progress.set_last_checkpoint_unix_ms(checkpointer_->committed_unix_ms());
+  progress.set_eval_loss(eval_loss_);
+  progress.set_eval_step(eval_step_);
+  progress.set_eta_seconds(EtaSeconds());
+  progress.set_leaks_future(leaks_);
+  progress.set_skipped_steps(state_.skipped_steps());
+  client_->SetPhase("step");
+  client_->ReportStep(progress);
+}
+
+}  // namespace ela::trainer

@@ -1,0 +1,215 @@
+// Trainer: what comes before the first step. Every function is collective and ends in an agreement,
+// so that an error on one rank ends all of them in order.
+#include <spdlog/sinks/basic_file_sink.h>
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "data/tokenizer.h"
+#include "proto/job/job_file.h"
+#include "proto/job/plan.h"
+#include "proto/status_macros.h"
+#include "trainer/loop/gather.h"
+#include "trainer/loop/machine.h"
+#include "trainer/loop/trainer.h"
+#include "trainer/parallel/agreement.h"
+#include "trainer/parallel/ordered_sum.h"
+
+namespace ela::trainer {
+namespace {
+
+absl::StatusOr<std::shared_ptr<spdlog::logger>> OpenLog(const std::string& path, bool on_stderr) {
+  try {
+    std::vector<spdlog::sink_ptr> sinks = {
+        std::make_shared<spdlog::sinks::basic_file_sink_mt>(path, /*truncate=*/false)};
+    if (on_stderr) sinks.push_back(std::make_shared<spdlog::sinks::stderr_sink_mt>());
+    auto log = std::make_shared<spdlog::logger>("ela-trainer", sinks.begin(), sinks.end());
+    log->set_pattern("%Y-%m-%dT%H:%M:%S.%e %^%l%$ %v");
+    log->flush_on(spdlog::level::info);
+    return log;
+  } catch (const spdlog::spdlog_ex& error) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": cannot open the log: ", error.what()));
+  }
+}
+
+absl::StatusOr<std::string> CheckTokenizer(const v1::JobSpec& spec) {
+  if (!spec.tokenizer().has_path() || spec.tokenizer().path().empty()) return "";
+  ELA_ASSIGN_OR_RETURN(const std::unique_ptr<data::Tokenizer> tokenizer,
+                       data::LoadTokenizer(spec.tokenizer().path()));
+  if (tokenizer->vocab_size() != spec.model().vocab_size()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "spec.model.vocab_size is ", spec.model().vocab_size(), ", but the tokenizer ",
+        spec.tokenizer().path(), " has ", tokenizer->vocab_size(),
+        " pieces: set model.vocab_size to that, or name the tokenizer the model is for"));
+  }
+  return tokenizer->hash();
+}
+
+data::LoaderOptions LoaderOptionsOf(const v1::JobSpec& spec, const std::string& tokenizer_hash) {
+  data::LoaderOptions options;
+  options.seq_len = spec.data().seq_len();
+  options.seed = static_cast<uint64_t>(spec.training().seed());
+  options.document_mask = spec.data().document_mask();
+  options.vocab_size = spec.model().vocab_size();
+  options.tokenizer_hash = tokenizer_hash;
+  return options;
+}
+
+}  // namespace
+
+absl::Status Trainer::Prepare() {
+  ELA_RETURN_IF_ERROR(PrepareFolder());
+  log_->info("rank {} of {} on {}, pid {}, {} threads", world_->rank(), world_->size(), HostName(),
+             getpid(), options_.num_threads);
+  ELA_RETURN_IF_ERROR(CheckMemory());
+  const MeshSizes sizes = {static_cast<int>(spec().parallelism().data()),
+                           static_cast<int>(spec().parallelism().sequence()),
+                           static_cast<int>(spec().parallelism().expert())};
+  ELA_ASSIGN_OR_RETURN(mesh_, Mesh::Create(world_, sizes, spec().model().moe().num_experts()));
+  ELA_RETURN_IF_ERROR(OpenData());
+  ELA_RETURN_IF_ERROR(BuildModel());
+  ELA_RETURN_IF_ERROR(Resume());
+  return MeetCoordinator();
+}
+
+absl::Status Trainer::PrepareFolder() {
+  absl::Status mine;
+  auto folder = RunFolder::Create(options_.run_dir, options_.attempt, world_->rank());
+  mine = folder.status();
+  if (folder.ok()) {
+    folder_ = *std::move(folder);
+    auto log = OpenLog(folder_.log_file(world_->rank()), lead() && options_.progress);
+    mine = log.status();
+    if (log.ok()) log_ = *std::move(log);
+  }
+  if (mine.ok()) {
+    auto fault = Fault::Parse(options_.fault);
+    mine = fault.status();
+    if (fault.ok()) fault_ = *fault;
+  }
+  if (mine.ok() && lead()) {
+    mine = WriteFileAtomically(folder_.path + "/job.resolved.yaml", job::ToYaml(job_));
+  }
+  return AgreeOk(*world_, mine);
+}
+
+absl::Status Trainer::CheckMemory() {
+  const job::MemoryPlan plan = job::PlanMemory(job_);
+  const int64_t needed = plan.total() * options_.local_ranks, available = AvailableMemory();
+  absl::Status mine;
+  if (available > 0 && needed > available) {
+    constexpr double kGiB = 1 << 30;
+    mine = absl::InvalidArgumentError(absl::StrFormat(
+        "the job needs %.2f GiB on this machine (%d ranks of %.2f GiB), %.2f GiB are available: "
+        "lower training.micro_batch_size or data.seq_len, set training.recompute: true, or use "
+        "more nodes",
+        static_cast<double>(needed) / kGiB, options_.local_ranks,
+        static_cast<double>(plan.total()) / kGiB, static_cast<double>(available) / kGiB));
+  }
+  saved_reserved_ = static_cast<size_t>(plan.activations);
+  scratch_reserved_ = static_cast<size_t>(plan.workspace);
+  return AgreeOk(*world_, mine);
+}
+
+absl::Status Trainer::OpenData() {
+  const auto open = [this]() -> absl::Status {
+    ELA_ASSIGN_OR_RETURN(tokenizer_hash_, CheckTokenizer(spec()));
+    data::LoaderOptions options = LoaderOptionsOf(spec(), tokenizer_hash_);
+    for (const v1::DataSource& source : spec().data().train()) {
+      options.sources.push_back({source.path(), source.weight()});
+    }
+    ELA_ASSIGN_OR_RETURN(loader_, data::Loader::Open(options));
+    if (spec().data().validation().empty() || spec().training().eval_every() == 0) {
+      return absl::OkStatus();
+    }
+    options.sources = {{spec().data().validation(), 1}};
+    options.shuffle = false;
+    ELA_ASSIGN_OR_RETURN(eval_loader_, data::Loader::Open(options));
+    return absl::OkStatus();
+  };
+  ELA_RETURN_IF_ERROR(AgreeOk(*world_, open()));
+  const auto stream = [this](const data::Loader* loader) {
+    return std::make_unique<BatchStream>(loader, spec(), mesh_->sizes(), mesh_->data_index(),
+                                         mesh_->sequence_index());
+  };
+  stream_ = stream(loader_.get());
+  if (eval_loader_ != nullptr) eval_stream_ = stream(eval_loader_.get());
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::BuildModel() {
+  const bool bf16 = spec().training().precision() == v1::PRECISION_BF16;
+  StoreOptions store;
+  store.dtype = bf16 ? kernels::DType::kBf16 : kernels::DType::kF32;
+  store.lobe_only = spec().training().train_only() == v1::TRAIN_ONLY_MEMORY_LOBE;
+  store_ = std::make_unique<ParameterStore>(job::Parameters(spec().model()), *mesh_, store);
+
+  kernels::Context ctx;
+  ctx.backend = kernels::Backend::kCpu;
+  ctx.num_threads = options_.num_threads;
+  ctx.scratch = &scratch_;
+  ctx.counters = &counters_;
+  layer_ = MakeLayerContext(ctx, &saved_, store.dtype);
+  saved_.Reserve(saved_reserved_, ctx.backend);
+  scratch_.Reserve(scratch_reserved_, ctx.backend);
+  product_rate_ = MeasureProductRate(layer_);
+  ELA_RETURN_IF_ERROR(AllReduceSum(*world_, &product_rate_, 1));
+
+  const v1::MemoryLobeSpec& lobe = spec().model().memory_lobe();
+  const bool causal = spec().training().objective() != v1::OBJECTIVE_MASKED_TOKEN;
+  leaks_ = causal && lobe.enabled() && lobe.mode() == v1::LOBE_MODE_BIDIRECTIONAL;
+  decoder_ = std::make_unique<Decoder>(
+      spec().model(), store_.get(), mesh_.get(),
+      DecoderOptions{.recompute = spec().training().recompute(), .causal = causal});
+  train_step_ = std::make_unique<TrainStep>(spec(), decoder_.get(), store_.get(), mesh_.get());
+
+  const v1::OptimizerSpec& o = spec().optimizer();
+  OptimizerConfig config;
+  config.beta1 = o.betas(0);
+  config.beta2 = o.betas(1);
+  config.eps = o.eps();
+  config.weight_decay = o.weight_decay();
+  config.grad_clip_norm = o.grad_clip_norm();
+  optimizer_ = std::make_unique<Zero1Optimizer>(mesh_.get(), store_.get(), config);
+  schedule_ = MakeLrSchedule(spec());
+  spikes_.z_score = spec().training().spike_guard().z_score();
+  spikes_.size = spec().training().spike_guard().window();
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::MeetCoordinator() {
+  const MetricsLabels labels = {options_.job_id.empty() ? job_.metadata().name() : options_.job_id,
+                                HostName(), world_->rank()};
+  metrics_ = std::make_unique<TrainerMetrics>(labels);
+  if (!options_.metrics_address.empty()) {
+    const absl::StatusOr<std::string> at = metrics_->Serve(options_.metrics_address);
+    if (at.ok()) {
+      metrics_at_ = *at;
+      log_->info("metrics at http://{}/metrics", metrics_at_);
+    } else {
+      log_->warn("{}", std::string(at.status().message()));
+    }
+  }
+  v1::RankInfo mine;
+  mine.set_rank(world_->rank());
+  mine.set_host(HostName());
+  mine.set_pid(getpid());
+  mine.set_metrics_address(metrics_at_);
+  ELA_ASSIGN_OR_RETURN(const std::vector<std::string> all,
+                       GatherStrings(*world_, mine.SerializeAsString()));
+  absl::Status met;
+  if (client_ != nullptr) {
+    std::vector<v1::RankInfo> ranks(all.size());
+    for (size_t r = 0; r < all.size(); ++r) ranks[r].ParseFromString(all[r]);
+    met = client_->Hello(ranks, state_.step());
+    if (absl::IsFailedPrecondition(met)) met = absl::AbortedError(met.message());
+    if (absl::IsUnauthenticated(met)) met = absl::InternalError(met.message());
+  }
+  return AgreeOk(*world_, met);
+}
+
+}  // namespace ela::trainer

@@ -1,0 +1,156 @@
+#include "trainer/model/decoder.h"
+
+#include <utility>
+
+#include "kernels/ops.h"
+#include "proto/status_macros.h"
+#include "trainer/model/build_layers.h"
+
+namespace ela::trainer {
+
+using kernels::ArenaScope;
+using kernels::Tensor;
+
+RoutingStatistics::RoutingStatistics(int64_t num_layers, int64_t num_experts)
+    : layers(num_layers),
+      experts(num_experts),
+      counts(static_cast<size_t>(num_layers * num_experts)),
+      prob_sums(static_cast<size_t>(num_layers * num_experts)) {}
+
+void RoutingStatistics::Add(const RoutingStatistics& other) {
+  for (size_t i = 0; i < counts.size(); ++i) counts[i] += other.counts[i];
+  for (size_t i = 0; i < prob_sums.size(); ++i) prob_sums[i] += other.prob_sums[i];
+}
+
+Decoder::Decoder(const v1::ModelSpec& model, const ParameterStore* store, const Mesh* mesh,
+                 const DecoderOptions& options)
+    : model_(model), options_(options), embed_(ParameterOf(*store, "embed.weight")) {
+  if (model.final_norm()) final_norm_ = ParameterOf(*store, "final_norm.weight");
+  for (int64_t i = 0; i < model.num_layers(); ++i) {
+    layers_.push_back(BuildLayer(model, *store, mesh, options.causal, i));
+  }
+  inputs_.resize(layers_.size() + 1);
+  slow_path_.resize(layers_.size());
+}
+
+std::vector<int64_t> Decoder::TakeSlowPathChunks() {
+  std::vector<int64_t> taken(slow_path_.size());
+  std::swap(taken, slow_path_);
+  return taken;
+}
+
+void Decoder::CountSlowPath(const LayerContext& layer, size_t i) {
+  const int64_t now = layer.ctx.counters->slow_path_chunks;
+  slow_path_[i] += now - slow_path_seen_;
+  slow_path_seen_ = now;
+}
+
+void Decoder::Forget(const LayerContext& layer) {
+  if (holds_) layer.saved->Release(mark_);
+  holds_ = false;
+}
+
+void Decoder::AddRouting(const LayerContext& layer, size_t i, RoutingStatistics* routing) const {
+  if (routing == nullptr) return;
+  const int64_t e = routing->experts, at = static_cast<int64_t>(i) * e;
+  layers_[i]->moe().AddRoutingStatistics(layer, Tensor::Of(routing->prob_sums.data() + at, {e}),
+                                         Tensor::Of(routing->counts.data() + at, {e}));
+}
+
+absl::Status Decoder::Forward(const LayerContext& layer, const TokenRows& rows,
+                              RoutingStatistics* routing) {
+  Forget(layer);
+  mark_ = layer.saved->Mark();
+  holds_ = true;
+  const int64_t t = rows.count(), d = model_.hidden_size();
+  for (Tensor& x : inputs_) x = layer.Saved({t, d});
+  features_ = inputs_.back();
+  if (model_.final_norm()) {
+    features_ = layer.Saved({t, d});
+    final_rstd_ = layer.SavedStatistic({t});
+  }
+
+  kernels::EmbeddingForward(layer.ctx, inputs_[0], rows.ids(), embed_.value);
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const size_t mark = layer.saved->Mark();
+    ELA_RETURN_IF_ERROR(layers_[i]->Forward(layer, inputs_[i + 1], inputs_[i], rows));
+    CountSlowPath(layer, i);
+    AddRouting(layer, i, routing);
+    if (options_.recompute) layer.saved->Release(mark);
+  }
+  if (model_.final_norm()) {
+    kernels::RmsNormForward(layer.ctx, features_, final_rstd_, inputs_.back(), final_norm_.value);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Decoder::Backward(const LayerContext& layer, const TokenRows& rows, double scale,
+                               Tensor dprobs, double* loss_sum) {
+  const kernels::Context& ctx = layer.ctx;
+  const ArenaScope scope(ctx.scratch);
+  const int64_t t = rows.count(), d = model_.hidden_size();
+  Tensor dx = layer.Scratch({t, d}), dout = layer.Scratch({t, d});
+
+  kernels::LossForwardBackward(ctx, Tensor::Of(loss_sum, {1}), dx, embed_.grad, features_,
+                               embed_.value, rows.targets(), scale);
+  if (model_.final_norm()) {
+    std::swap(dx, dout);
+    kernels::RmsNormBackward(ctx, dx, final_norm_.grad, dout, inputs_.back(), final_norm_.value,
+                             final_rstd_);
+  }
+  for (size_t i = layers_.size(); i-- > 0;) {
+    std::swap(dx, dout);
+    const size_t mark = layer.saved->Mark();
+    const Tensor dprobs_i = dprobs.empty()
+                                ? dprobs
+                                : dprobs.Rows(static_cast<int64_t>(i), static_cast<int64_t>(i) + 1)
+                                      .View({dprobs.dim(1)});
+    if (options_.recompute) {
+      ELA_RETURN_IF_ERROR(layers_[i]->Forward(layer, inputs_[i + 1], inputs_[i], rows));
+    }
+    ELA_RETURN_IF_ERROR(layers_[i]->Backward(layer, dx, dout, dprobs_i, rows));
+    CountSlowPath(layer, i);
+    if (options_.recompute) layer.saved->Release(mark);
+  }
+  kernels::EmbeddingBackward(ctx, embed_.grad, dx, rows.ids());
+  Forget(layer);
+  return absl::OkStatus();
+}
+
+void Decoder::Loss(const LayerContext& layer, const TokenRows& rows, double* loss_sum) const {
+  kernels::LossForwardBackward(layer.ctx, Tensor::Of(loss_sum, {1}), Tensor(), Tensor(), features_,
+                               embed_.value, rows.targets(), 0);
+}
+
+void Decoder::Logprobs(const LayerContext& layer, const TokenRows& rows, Tensor logprob) const {
+  kernels::TokenLogprobs(layer.ctx, logprob, features_, embed_.value, rows.targets());
+}
+
+std::vector<LayerCache> Decoder::NewCache(const LayerContext& layer, int64_t sequences) const {
+  std::vector<LayerCache> cache;
+  for (const auto& l : layers_) cache.push_back(l->NewCache(layer, sequences));
+  return cache;
+}
+
+absl::Status Decoder::Decode(const LayerContext& layer, Tensor logits, Tensor ids, Tensor positions,
+                             std::vector<LayerCache>* cache) {
+  const kernels::Context& ctx = layer.ctx;
+  const ArenaScope scope(ctx.scratch);
+  const int64_t b = ids.dim(0), d = model_.hidden_size();
+  Tensor x = layer.Scratch({b, d}), next = layer.Scratch({b, d});
+  const Tensor rstd = layer.ScratchStatistic({b});
+
+  kernels::EmbeddingForward(ctx, x, ids, embed_.value);
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    ELA_RETURN_IF_ERROR(layers_[i]->Decode(layer, next, x, positions, &(*cache)[i]));
+    std::swap(x, next);
+  }
+  if (model_.final_norm()) {
+    kernels::RmsNormForward(ctx, next, rstd, x, final_norm_.value);
+    std::swap(x, next);
+  }
+  kernels::LinearForward(ctx, logits, x, embed_.value);
+  return absl::OkStatus();
+}
+
+}  // namespace ela::trainer
