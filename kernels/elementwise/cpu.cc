@@ -5,6 +5,7 @@
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/parallel.h"
 #include "kernels/rows.h"
+#include "kernels/vector_math.h"
 
 namespace ela::kernels::cpu {
 namespace {
@@ -109,7 +110,7 @@ void RowDots(const Context& ctx, Tensor dots, Tensor a, Tensor b) {
           const int64_t n = std::min(kPiece, d - i);
           const float* left = ReadFloats(a, r * a.stride() + h * d + i, n, a_buffer);
           const float* right = ReadFloats(b, r * b.stride() + h * d + i, n, b_buffer);
-          for (int64_t j = 0; j < n; ++j) sum += left[j] * right[j];
+          sum += Dot(left, right, n);
         }
         dots.as<float>()[r * dots.stride() + h] = sum;
       }

@@ -32,6 +32,23 @@ TEST(Elementwise, IsRightOnAwkwardShapes) {
   ExpectGoodOnCpu(All(3, 9001, 0), kFloatTolerance, 2 * kBf16Tolerance);
 }
 
+OpRun Dots(int64_t rows, int64_t heads, int64_t d, int64_t stride) {
+  return [=](const Context& ctx, DType dtype) {
+    Buffer a(dtype, {rows, heads, d}, stride), b = Input(dtype, {rows, heads, d}, 2);
+    Buffer dots(StatisticOf(dtype), {rows, heads});
+    testing::Copy(a, Input(dtype, {rows, heads, d}, 1));
+    RowDots(ctx, dots, a, b);
+    return Outputs(std::move(dots));
+  };
+}
+
+TEST(RowDots, IsRightOnAwkwardShapes) {
+  ExpectGoodOnCpu(Dots(0, 2, 3, 0));
+  ExpectGoodOnCpu(Dots(1, 1, 1, 0));
+  ExpectGoodOnCpu(Dots(63, 3, 65, 300));
+  ExpectGoodOnCpu(Dots(2, 1, 5000, 0));
+}
+
 TEST(Elementwise, AddsInPlace) {
   OpContext ctx(Backend::kCpu);
   Buffer a = Input(kF32, {3, 5}, 1), b = Input(kF32, {3, 5}, 2), y(kF32, {3, 5});
