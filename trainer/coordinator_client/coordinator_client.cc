@@ -22,6 +22,7 @@ namespace {
 
 constexpr size_t kQueuedPoints = 4096;     // then every second of the older half is dropped
 constexpr size_t kPointsPerReport = 1024;  // about 30 KiB, far below gRPC's message limit
+constexpr absl::Duration kReportInterval = absl::Milliseconds(250);
 constexpr absl::Duration kCallTimeout = absl::Seconds(5);
 constexpr absl::Duration kLongestRetryWait = absl::Seconds(2);
 
@@ -169,28 +170,27 @@ bool CoordinatorClient::Impl::SendSteps(absl::Duration patience) {
 }
 
 void CoordinatorClient::Impl::Run() {
-  bool known = false;
+  absl::Time next_heartbeat = absl::InfinitePast();
   while (true) {
+    bool known = false;
+    absl::Duration heartbeat_interval;
     {
       absl::MutexLock lock(&mutex);
-      if (!known && greeted) known = true;
-      if (mutex.AwaitWithTimeout(absl::Condition(&stopping), known ? interval : absl::Seconds(0))) {
-        return;
-      }
+      if (mutex.AwaitWithTimeout(absl::Condition(&stopping), kReportInterval)) return;
       if (superseded) {  // nothing more to say; the trainer is on its way out
         mutex.Await(absl::Condition(&stopping));
         return;
       }
+      known = greeted;
+      heartbeat_interval = interval;
     }
     grpc::Status status;
-    if (!known && !SendHello(kCallTimeout, &status)) {
-      absl::MutexLock lock(&mutex);
-      if (mutex.AwaitWithTimeout(absl::Condition(&stopping), absl::Milliseconds(500))) return;
-      continue;
+    if (!known && !SendHello(kCallTimeout, &status)) continue;
+    if (absl::Now() >= next_heartbeat) {
+      next_heartbeat = absl::Now() + heartbeat_interval;
+      SendHeartbeat();
     }
-    known = true;
-    SendHeartbeat();
-    SendSteps(absl::Milliseconds(1));
+    SendSteps(kCallTimeout);
   }
 }
 
