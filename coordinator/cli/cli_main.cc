@@ -72,6 +72,7 @@ int main(int argc, char** argv) {
   std::error_code error;
   io.working_dir = std::filesystem::current_path(error).string();
   io.program_dir = std::filesystem::read_symlink("/proc/self/exe", error).parent_path().string();
+  setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);  // what went wrong is in the status of a call
   InstallInterrupt();
   const int code = ela::cli::Run({argv + 1, argv + argc}, io);
   std::cout.flush();

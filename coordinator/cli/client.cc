@@ -124,6 +124,11 @@ absl::Status Client::ToStatus(const grpc::Status& status) const {
   const auto code = static_cast<absl::StatusCode>(status.error_code());
   switch (status.error_code()) {
     case grpc::StatusCode::UNAVAILABLE:
+      if (absl::StrContains(said, "andshake failed")) {
+        return absl::Status(code,
+                            absl::StrCat("no TLS connection to the coordinator at ", address_, " (",
+                                         WhyUnreachable(said), "); check --ca, --cert and --key"));
+      }
       return absl::Status(
           code,
           absl::StrCat("cannot reach the coordinator at ", address_, " (", WhyUnreachable(said),

@@ -98,9 +98,11 @@ std::string AttemptsSection(const v1::Job& job, int64_t now_ms) {
   Table table({">  #", "OUTCOME", "STARTED", ">LASTED", ">FROM STEP", ">EXIT", "RANKS", "WHY"});
   for (const v1::Attempt& attempt : job.attempts()) {
     const int64_t end = attempt.ended_unix_ms() > 0 ? attempt.ended_unix_ms() : now_ms;
+    const bool has_exit =
+        attempt.ended_unix_ms() > 0 && attempt.outcome() != v1::OUTCOME_LAUNCH_FAILED;
     const std::string exit = attempt.signal() != 0 ? absl::StrCat("signal ", attempt.signal())
-                             : attempt.ended_unix_ms() > 0 ? absl::StrCat(attempt.exit_code())
-                                                           : "";
+                             : has_exit            ? absl::StrCat(attempt.exit_code())
+                                                   : "";
     std::string why = Printable(attempt.reason());
     const bool rank_known = attempt.failed_rank() > 0 ||
                             (attempt.failed_rank() == 0 && attempt.outcome() > v1::OUTCOME_OK);

@@ -244,9 +244,9 @@ int ShowVersion(Session& session) {
                     << ")\n";
     }
   }
-  // This program's own version is an answer even where no coordinator runs.
-  if (!version.ok()) session.Note(std::string(version.status().message()));
-  return kDone;
+  // This program's own version is an answer even where no coordinator runs; the code tells scripts
+  // that none does.
+  return version.ok() ? kDone : session.Fail(version.status());
 }
 
 int Completion(Session& session) {

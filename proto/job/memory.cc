@@ -12,7 +12,12 @@ namespace {
 constexpr int64_t kFloat = 4;  // bytes
 constexpr int64_t kIndex = 4;
 
+constexpr int64_t kAlignment = 256;  // of every tensor in an arena
+
 int64_t RoundUp(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+// One tensor of an arena.
+int64_t Block(int64_t numel, int64_t element) { return RoundUp(numel * element, kAlignment); }
 
 // The sizes that every line below is made of.
 struct Sizes {
@@ -53,56 +58,82 @@ struct Classes {
   int64_t shard;  // elements whose masters and moments live here
 };
 
-// Bytes of the states of B sequences: per head D x (D + 1) sums and D maxima, in float.
-int64_t StateBytes(const Sizes& s, int64_t heads) {
+// Features of a head of D numbers (model.md section 1).
+int64_t Features(const Sizes& s, int64_t head_dim) {
+  switch (s.model.attention().kernel()) {
+    case v1::KERNEL_SUM_SQUARED:
+    case v1::KERNEL_SUB_SQUARED:
+      return head_dim + 2;
+    case v1::KERNEL_MODULATED_DOT:
+      return head_dim + 1;
+    default:
+      return head_dim;
+  }
+}
+
+// The states of B sequences: per head a count, D numbers of the gauge, F x (D + 1) sums; in float.
+int64_t StateBlock(const Sizes& s, int64_t heads) {
   const int64_t head_dim = s.d / heads;
-  return s.b * heads * (head_dim * (head_dim + 1) + head_dim) * kFloat;
+  const int64_t per_head = 1 + head_dim + Features(s, head_dim) * (head_dim + 1);
+  return Block(s.b * heads * per_head, kFloat);
 }
 
-// The attention between projections: log-denominators, and with a sharded sequence the folded
+// Linear attention between projections: log-denominators, and with a sharded sequence the folded
 // states.
-int64_t MixerSaved(const Sizes& s, int64_t heads, bool causal) {
-  const int64_t states = s.sequence > 1 ? (causal ? 1 : 2) * StateBytes(s, heads) : 0;
-  return s.t * heads * kFloat + states;
+int64_t ElaSaved(const Sizes& s, int64_t heads, bool causal) {
+  const int64_t states = s.sequence > 1 ? (causal ? 1 : 2) * StateBlock(s, heads) : 0;
+  return Block(s.t * heads, kFloat) + states;
 }
 
-// norm, q, k, v and the mixer's output; its reciprocal norm.
-int64_t AttentionSaved(const Sizes& s) {
-  return 5 * s.t * s.d * s.element + s.t * kFloat +
-         MixerSaved(s, s.model.num_attention_heads(), !s.masked);
+// norm, q, k, v and the output between projections; the reciprocal norm; what attention itself
+// keeps.
+int64_t AttentionSaved(const Sizes& s, bool softmax) {
+  const int64_t heads = s.model.num_attention_heads();
+  const int64_t mixer = softmax ? Block(s.t * heads, kFloat) : ElaSaved(s, heads, !s.masked);
+  return Block(s.t, kFloat) + 2 * Block(s.t * s.d, s.element) + Block(3 * s.t * s.d, s.element) +
+         mixer;
 }
 
-// Probabilities, weights and indices of this rank's tokens; input, gate, value, hidden and output
-// of the rows routed here.
+// Probabilities, weights and three lists of indices of this rank's tokens; input, weight, gate and
+// value, hidden and output of the rows routed here.
 int64_t MoeSaved(const Sizes& s) {
   const int64_t rows = s.t * s.k;
-  return rows * (2 * s.d + 3 * s.f) * s.element + (s.t * s.e + 2 * rows) * kFloat +
-         3 * rows * kIndex;
+  return Block(s.t * s.e, kFloat) + Block(rows, kFloat) + 3 * Block(rows, kIndex) +
+         2 * Block(rows * s.d, s.element) + Block(rows, kFloat) + Block(2 * rows * s.f, s.element) +
+         Block(rows * s.f, s.element);
 }
 
+// [norm], q, k, v, output.
 int64_t LobeSaved(const Sizes& s) {
   const v1::MemoryLobeSpec& lobe = s.model.memory_lobe();
   if (!lobe.enabled()) return 0;
-  const int64_t rows = lobe.norm() ? 5 : 4;  // [normed], q, k, v, y
+  const int64_t norm = lobe.norm() ? Block(s.t * s.d, s.element) + Block(s.t, kFloat) : 0;
   const bool causal = lobe.mode() != v1::LOBE_MODE_BIDIRECTIONAL;
-  return rows * s.t * s.d * s.element + (lobe.norm() ? s.t * kFloat : 0) +
-         MixerSaved(s, lobe.num_heads(), causal);
+  return norm + Block(3 * s.t * s.d, s.element) + Block(s.t * s.d, s.element) +
+         ElaSaved(s, lobe.num_heads(), causal);
 }
 
-// Between the parts: the layer's input, the attention's output and f; pre_norm: the second norm's
-// output too.
-int64_t LayerSaved(const Sizes& s) {
+// One layer beside its input: pre_norm keeps x1, n2(x1) and f, hyper_link a and f.
+int64_t LayerSaved(const Sizes& s, bool softmax) {
   const bool pre_norm = s.model.residual() == v1::RESIDUAL_PRE_NORM;
-  const int64_t stream = (pre_norm ? 4 : 3) * s.t * s.d * s.element + (pre_norm ? s.t * kFloat : 0);
-  return stream + AttentionSaved(s) + MoeSaved(s) + LobeSaved(s);
+  const int64_t stream =
+      (pre_norm ? 3 : 2) * Block(s.t * s.d, s.element) + (pre_norm ? Block(s.t, kFloat) : 0);
+  return stream + AttentionSaved(s, softmax) + MoeSaved(s) + LobeSaved(s);
 }
 
+// The inputs of all layers, the last one's output and the final norm's; and what the layers keep:
+// all of them, or one at a time where they are recomputed.
 int64_t Activations(const Sizes& s) {
   const int64_t layers = s.model.num_layers();
-  const int64_t head = 2 * s.t * s.d * s.element + (s.model.final_norm() ? s.t * kFloat : 0);
-  // Recomputing keeps each layer's input and one layer's activations.
-  if (s.recompute) return layers * s.t * s.d * s.element + LayerSaved(s) + head;
-  return layers * LayerSaved(s) + head;
+  const int64_t every = s.model.attention().softmax_every();
+  const int64_t softmax = every > 0 ? layers / every : 0;
+  int64_t bytes = (layers + 1) * Block(s.t * s.d, s.element);
+  if (s.model.final_norm()) bytes += Block(s.t * s.d, s.element) + Block(s.t, kFloat);
+  if (s.recompute) {
+    const int64_t linear = layers > softmax ? LayerSaved(s, false) : 0;
+    return bytes + std::max(linear, softmax > 0 ? LayerSaved(s, true) : 0);
+  }
+  return bytes + softmax * LayerSaved(s, true) + (layers - softmax) * LayerSaved(s, false);
 }
 
 // The widest moment of a step: the backward pass of the experts, with the gradients of the layers
@@ -116,7 +147,7 @@ int64_t Workspace(const Sizes& s) {
   const int64_t attention = 5 * s.t * s.d;
   const int64_t layer = 4 * s.t * s.d + std::max(experts, attention);
   const int64_t exchange = s.sequence > 1 ? (s.sequence + 1) * (s.masked ? 2 : 1) *
-                                                StateBytes(s, s.model.num_attention_heads())
+                                                StateBlock(s, s.model.num_attention_heads())
                                           : 0;
   const int64_t reduction = s.ranks > 1 ? 2 * s.ranks * kReducedFloats * kFloat : 0;
   return layer * s.element + std::max({kTileFloats * kFloat, exchange, reduction});

@@ -205,11 +205,6 @@ void CheckModel(const v1::JobSpec& spec, Problems* problems) {
     problems->Add("spec.model.attention.decay",
                   "head is causal only, and objective: masked_token attends both ways; use none");
   }
-  if (masked && model.attention().softmax_every() > 0) {
-    problems->Add(
-        "spec.model.attention.softmax_every",
-        "softmax layers are causal, and objective: masked_token attends both ways; use 0");
-  }
   const v1::MemoryLobeSpec& lobe = model.memory_lobe();
   if (lobe.enabled()) {
     CheckHeads(model.hidden_size(), lobe.num_heads(), "spec.model.memory_lobe.num_heads", problems);

@@ -229,6 +229,28 @@ TEST_F(CliTest, FollowedLogsEndWithTheJob) {
   EXPECT_EQ(outcome.out, "last\n");
 }
 
+TEST_F(CliTest, FollowedLogsGoOnWhereTheyStoppedWhenTheCoordinatorComesBack) {
+  v1::LogChunk first, second;
+  first.set_data("one\n");
+  second.set_data("two\n");
+  coordinator_.chunks = {first};
+  coordinator_.stays_open = true;
+  coordinator_.job.add_attempts()->set_number(1);
+  const int port = server_->port();
+  Outcome outcome;
+  std::thread reader([&] { outcome = cli_.Run({"logs", "demo", "-f"}); });
+  while (!coordinator_.watched) std::this_thread::yield();
+  server_.reset();
+  FakeCoordinator again;
+  again.chunks = {first, second};  // the whole log again, and a line more
+  again.job = MakeJob(v1::JOB_STATE_SUCCEEDED);
+  again.job.add_attempts()->set_number(1);
+  const FakeServer server(&again, port);
+  reader.join();
+  EXPECT_EQ(outcome.code, kDone) << outcome.err;
+  EXPECT_EQ(outcome.out, "one\ntwo\n");
+}
+
 TEST_F(CliTest, EventsDescribeClusterAndVersionAnswer) {
   for (int i = 1; i <= 3; ++i) {
     v1::Event event;
@@ -241,7 +263,11 @@ TEST_F(CliTest, EventsDescribeClusterAndVersionAnswer) {
   EXPECT_THAT(cli_.Run({"cluster"}).out, HasSubstr("local"));
   const Outcome version = cli_.Run({"version"});
   EXPECT_EQ(version.code, kDone);
-  EXPECT_THAT(version.out, StartsWith("ela "));
+  EXPECT_THAT(version.out, HasSubstr("9.9.9"));
+  server_.reset();
+  const Outcome alone = cli_.Run({"version"});
+  EXPECT_EQ(alone.code, kUnreachable);
+  EXPECT_THAT(alone.out, StartsWith("ela "));
 }
 
 TEST_F(CliTest, ATokenTravelsAsABearerAndNeverInTheClear) {

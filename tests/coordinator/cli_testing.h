@@ -72,6 +72,11 @@ class FakeCoordinator final : public v1::Coordinator::Service {
     node->set_slots(4);
     return Answer(context);
   }
+  grpc::Status GetVersion(grpc::ServerContext* context, const v1::GetVersionRequest*,
+                          v1::Version* version) override {
+    version->set_version("9.9.9");
+    return Answer(context);
+  }
   grpc::Status Watch(grpc::ServerContext* context, const v1::WatchRequest*,
                      grpc::ServerWriter<v1::WatchUpdate>* writer) override {
     if (!answer.ok()) return answer;
@@ -83,6 +88,7 @@ class FakeCoordinator final : public v1::Coordinator::Service {
                     grpc::ServerWriter<v1::LogChunk>* writer) override {
     if (!answer.ok()) return answer;
     for (const v1::LogChunk& chunk : chunks) writer->Write(chunk);
+    watched = true;
     return Stay(context);
   }
 
@@ -117,10 +123,12 @@ class FakeCoordinator final : public v1::Coordinator::Service {
 /// The service on a loopback port; port 0 chooses one.
 class FakeServer {
  public:
-  explicit FakeServer(FakeCoordinator* service, int port = 0) : service_(service) {
+  explicit FakeServer(
+      FakeCoordinator* service, int port = 0,
+      std::shared_ptr<grpc::ServerCredentials> credentials = grpc::InsecureServerCredentials())
+      : service_(service) {
     grpc::ServerBuilder builder;
-    builder.AddListeningPort("127.0.0.1:" + std::to_string(port), grpc::InsecureServerCredentials(),
-                             &port_);
+    builder.AddListeningPort("127.0.0.1:" + std::to_string(port), credentials, &port_);
     builder.RegisterService(service);
     server_ = builder.BuildAndStart();
   }
