@@ -111,7 +111,10 @@ class Follower {
     return true;
   }
 
-  FollowResult Result(FollowEnd end) { return {end, std::move(state_), status_}; }
+  FollowResult Result(FollowEnd end) {
+    if (heard_) observer_->OnTick(state_);
+    return {end, std::move(state_), status_};
+  }
 
   Client& client_;
   const FollowOptions& options_;

@@ -24,7 +24,7 @@ class FollowObserver {
  public:
   virtual ~FollowObserver() = default;
   virtual void OnUpdate(const WatchState& state, const v1::WatchUpdate& update) {}
-  virtual void OnTick(const WatchState& state) {}  // about five times a second
+  virtual void OnTick(const WatchState& state) {}  // about five times a second, and at the end
   virtual void OnNotice(const std::string& text) {}
 };
 

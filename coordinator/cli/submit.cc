@@ -59,24 +59,6 @@ std::string MemoryTable(const job::MemoryPlan& plan) {
   return table.Render(0);
 }
 
-nlohmann::ordered_json PlanJson(const v1::TrainingJob& resolved) {
-  const job::MemoryPlan plan = job::PlanMemory(resolved);
-  const v1::ModelSpec& model = resolved.spec().model();
-  return {
-      {"resolved", job::MessageToJson(resolved)},
-      {"parameters", job::ParameterCount(model)},
-      {"active_parameters", job::ActiveParameterCount(model)},
-      {"ranks", resolved.spec().parallelism().data() * resolved.spec().parallelism().sequence()},
-      {"bytes_per_rank",
-       {{"parameters", plan.parameters},
-        {"gradients", plan.gradients},
-        {"optimizer", plan.optimizer},
-        {"activations", plan.activations},
-        {"workspace", plan.workspace},
-        {"staging", plan.staging},
-        {"total", plan.total()}}}};
-}
-
 std::string PlanText(const v1::TrainingJob& resolved) {
   const v1::ModelSpec& model = resolved.spec().model();
   const v1::JobSpec& spec = resolved.spec();
@@ -108,7 +90,7 @@ int Validate(Session& session) {
   if (session.format() == "name") {
     session.out() << resolved.metadata().name() << "\n";
   } else if (session.structured()) {
-    session.Emit(PlanJson(resolved));
+    session.Emit(job::PlanToJson(resolved));
   } else {
     session.out() << job::ToYaml(resolved) << std::flush;
     if (!session.quiet()) *session.io().err << "\n" << PlanText(resolved) << std::flush;

@@ -3,6 +3,8 @@
 #include <memory>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "coordinator/cli/follow.h"
 #include "coordinator/cli/format.h"
 #include "coordinator/cli/screen.h"
@@ -23,8 +25,9 @@ class LiveObserver : public FollowObserver {
       const std::string line =
           absl::StrCat(FormatClock(event.unix_ms()), "  ", Printable(event.message()));
       block_.Print(FitToWidth(line, session_.style().width) + "\n");
+      drawn_ = absl::InfinitePast();
     }
-    Draw(state);
+    if (absl::Now() - drawn_ >= kFrame) Draw(state);
   }
   void OnTick(const WatchState& state) override { Draw(state); }
   void OnNotice(const std::string& text) override {
@@ -36,10 +39,15 @@ class LiveObserver : public FollowObserver {
     if (state.job.id().empty()) return;
     const ViewStyle style = session_.style();
     block_.Draw(RenderLive(state, style, session_.io().now_unix_ms()), style.width);
+    drawn_ = absl::Now();
   }
+
+  static inline const absl::Duration kFrame =
+      absl::Milliseconds(80);  // steps may come faster than eyes
 
   const Session& session_;
   LiveBlock block_;
+  absl::Time drawn_ = absl::InfinitePast();
 };
 
 // A line when the state changes, an event comes, or some seconds have passed with new progress.

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "proto/job/job_file.h"
+#include "proto/job/plan.h"
 #include "proto/job/schema.h"
 #include "proto/job/text.h"
 
@@ -190,6 +191,24 @@ ordered_json MessageToJson(const Message& message) {
     }
   }
   return json;
+}
+
+ordered_json PlanToJson(const v1::TrainingJob& resolved) {
+  const MemoryPlan plan = PlanMemory(resolved);
+  const v1::ModelSpec& model = resolved.spec().model();
+  return {
+      {"resolved", MessageToJson(resolved)},
+      {"parameters", ParameterCount(model)},
+      {"active_parameters", ActiveParameterCount(model)},
+      {"ranks", resolved.spec().parallelism().data() * resolved.spec().parallelism().sequence()},
+      {"bytes_per_rank",
+       {{"parameters", plan.parameters},
+        {"gradients", plan.gradients},
+        {"optimizer", plan.optimizer},
+        {"activations", plan.activations},
+        {"workspace", plan.workspace},
+        {"staging", plan.staging},
+        {"total", plan.total()}}}};
 }
 
 std::string JsonToYaml(const ordered_json& json) {
