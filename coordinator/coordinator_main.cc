@@ -42,7 +42,7 @@ int main(int argc, char** argv) {
   app.add_option("--listen", options.listen, "Address for ela and the ranks, loopback only")
       ->capture_default_str();
   app.add_option("--metrics-listen", options.metrics_listen,
-                 "Address for Prometheus: /metrics, /sd, /healthz")
+                 "Address for Prometheus: /metrics, /sd, /healthz; empty: none")
       ->capture_default_str();
   app.add_option("--state-dir", options.state_dir, "Jobs, their runs and the store")
       ->capture_default_str();

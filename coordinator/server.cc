@@ -114,7 +114,9 @@ absl::Status CheckLoopback(const std::string& address) {
 
 absl::Status CoordinatorServer::Impl::Open(const ServerOptions& options) {
   ELA_RETURN_IF_ERROR(CheckLoopback(options.listen));
-  ELA_RETURN_IF_ERROR(CheckLoopback(options.metrics_listen));
+  if (!options.metrics_listen.empty()) {
+    ELA_RETURN_IF_ERROR(CheckLoopback(options.metrics_listen));
+  }
   ELA_RETURN_IF_ERROR(MakeDirectories(options.state_dir + "/jobs"));
   ELA_ASSIGN_OR_RETURN(lock_fd, LockStateDir(options.state_dir));
   ELA_ASSIGN_OR_RETURN(store,
@@ -163,8 +165,10 @@ std::unique_ptr<grpc::Server> CoordinatorServer::Impl::TryListen(const std::stri
 }
 
 absl::Status CoordinatorServer::Impl::Listen(const ServerOptions& options) {
-  ELA_ASSIGN_OR_RETURN(http, HttpServer::Start(options.metrics_listen, &core, &metrics));
-  core.settings.metrics_address = http->address();
+  if (!options.metrics_listen.empty()) {
+    ELA_ASSIGN_OR_RETURN(http, HttpServer::Start(options.metrics_listen, &core, &metrics));
+    core.settings.metrics_address = http->address();
+  }
   const ServiceContext context{&core, executor.get(), streams.get(), &metrics};
   service = std::make_unique<CoordinatorService>(context);
   trainer_service = std::make_unique<TrainerReportsService>(context);
@@ -189,7 +193,8 @@ absl::Status CoordinatorServer::Impl::Listen(const ServerOptions& options) {
   core.settings.address = absl::StrCat(host, ":", port);
   ELA_RETURN_IF_ERROR(
       WriteFileDurably(options.state_dir + "/address", core.settings.address + "\n", 0600));
-  return WriteFileDurably(options.state_dir + "/metrics-address", http->address() + "\n", 0600);
+  return WriteFileDurably(options.state_dir + "/metrics-address",
+                          core.settings.metrics_address + "\n", 0600);
 }
 
 void CoordinatorServer::Impl::StartLoops() {
@@ -238,7 +243,9 @@ absl::StatusOr<std::unique_ptr<CoordinatorServer>> CoordinatorServer::Start(
 CoordinatorServer::CoordinatorServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 CoordinatorServer::~CoordinatorServer() = default;
 const std::string& CoordinatorServer::address() const { return impl_->core.settings.address; }
-const std::string& CoordinatorServer::metrics_address() const { return impl_->http->address(); }
+const std::string& CoordinatorServer::metrics_address() const {
+  return impl_->core.settings.metrics_address;
+}
 const Core& CoordinatorServer::core() const { return impl_->core; }
 
 }  // namespace ela::coordinator

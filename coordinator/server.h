@@ -11,7 +11,7 @@ namespace ela::coordinator {
 
 struct ServerOptions {
   std::string listen = "127.0.0.1:7070";
-  std::string metrics_listen = "127.0.0.1:7071";
+  std::string metrics_listen = "127.0.0.1:7071";  // empty: none
   std::string state_dir;
   std::string program_dir;     // ela-trainer and ela-supervisor
   std::string supervisor_dir;  // empty: program_dir

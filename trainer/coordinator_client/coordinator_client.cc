@@ -171,22 +171,30 @@ bool CoordinatorClient::Impl::SendSteps(absl::Duration patience) {
 
 void CoordinatorClient::Impl::Run() {
   absl::Time next_heartbeat = absl::InfinitePast();
+  std::string told_phase;
   while (true) {
     bool known = false;
+    bool other_phase = false;
     absl::Duration heartbeat_interval;
     {
       absl::MutexLock lock(&mutex);
-      if (mutex.AwaitWithTimeout(absl::Condition(&stopping), kReportInterval)) return;
+      const bool first = told_phase.empty();
+      if (mutex.AwaitWithTimeout(absl::Condition(&stopping),
+                                 first ? absl::ZeroDuration() : kReportInterval)) {
+        return;
+      }
       if (superseded) {  // nothing more to say; the trainer is on its way out
         mutex.Await(absl::Condition(&stopping));
         return;
       }
       known = greeted;
+      other_phase = phase != told_phase;  // a hang is judged by it, so it is told at once
+      told_phase = phase;
       heartbeat_interval = interval;
     }
     grpc::Status status;
     if (!known && !SendHello(kCallTimeout, &status)) continue;
-    if (absl::Now() >= next_heartbeat) {
+    if (other_phase || absl::Now() >= next_heartbeat) {
       next_heartbeat = absl::Now() + heartbeat_interval;
       SendHeartbeat();
     }
