@@ -136,21 +136,78 @@ int64_t Activations(const Sizes& s) {
   return bytes + softmax * LayerSaved(s, true) + (layers - softmax) * LayerSaved(s, false);
 }
 
-// The widest moment of a step: the backward pass of the experts, with the gradients of the layers
-// around it; and beside it one tile of logits, the pieces of a reduction, and the states of all
-// shards.
-int64_t Workspace(const Sizes& s) {
-  constexpr int64_t kTileFloats = 1 << 20;     // of logits
-  constexpr int64_t kReducedFloats = 1 << 18;  // of each rank's piece, sent and received
+// Backward through products in bf16 runs on copies in float: rows of x, dx and dy, and the weights
+// [y, x].
+int64_t Widened(const Sizes& s, int64_t rows, int64_t x, int64_t y, int64_t weights) {
+  return s.element == kFloat ? 0 : Block(rows * (2 * x + y) + weights * x * y, kFloat);
+}
+
+// Linear attention at work: states of all shards, of what is around, and one state for each 64
+// tokens both ways.
+int64_t ElaWork(const Sizes& s, int64_t heads, bool causal) {
+  constexpr int64_t kChunk = 64;
+  const int64_t edges = causal ? 1 : 2;
+  const int64_t exchange = s.sequence > 1 ? (s.sequence + 2) * edges * StateBlock(s, heads) : 0;
+  const int64_t chunks = 2 * ((s.t + kChunk - 1) / kChunk + s.b);
+  return exchange + chunks * (StateBlock(s, heads) / std::max<int64_t>(1, s.b));
+}
+
+// Softmax attention: keys and values of all shards, their gradients, and those of this shard from
+// all.
+int64_t SoftmaxWork(const Sizes& s) {
+  const int64_t own = 2 * s.t * s.d;
+  const int64_t exchange =
+      s.sequence > 1 ? Block(own, s.element) + 2 * s.sequence * Block(own, s.element) : 0;
+  return exchange + s.sequence * Block(own, s.element) +
+         Block(s.t * s.model.num_attention_heads(), kFloat);
+}
+
+// Backward through W_o, the mixer, q, k, v and the norm; the lobe is the same without W_o.
+int64_t AttentionWork(const Sizes& s) {
+  const int64_t heads = s.model.num_attention_heads();
+  int64_t mixer = ElaWork(s, heads, !s.masked);
+  if (s.model.attention().softmax_every() > 0) mixer = std::max(mixer, SoftmaxWork(s));
+  if (const v1::MemoryLobeSpec& lobe = s.model.memory_lobe(); lobe.enabled()) {
+    mixer = std::max(mixer, ElaWork(s, lobe.num_heads(), lobe.mode() == v1::LOBE_MODE_CAUSAL));
+  }
+  return 5 * Block(s.t * s.d, s.element) +
+         std::max(mixer, Widened(s, s.t, s.d, 3 * s.d, /*weights=*/1));
+}
+
+// Backward through the experts: rows and their gradients by expert and by token.
+int64_t MoeWork(const Sizes& s) {
   const int64_t rows = s.t * s.k;
-  const int64_t experts = rows * (5 * s.d + 3 * s.f) + s.t * s.d;
-  const int64_t attention = 5 * s.t * s.d;
-  const int64_t layer = 4 * s.t * s.d + std::max(experts, attention);
-  const int64_t exchange = s.sequence > 1 ? (s.sequence + 1) * (s.masked ? 2 : 1) *
-                                                StateBlock(s, s.model.num_attention_heads())
-                                          : 0;
-  const int64_t reduction = s.ranks > 1 ? 2 * s.ranks * kReducedFloats * kFloat : 0;
-  return layer * s.element + std::max({kTileFloats * kFloat, exchange, reduction});
+  const int64_t by_expert = 3 * Block(rows * s.d, s.element) + Block(rows * s.f, s.element) +
+                            Block(2 * rows * s.f, s.element) +
+                            Widened(s, rows, s.d, 2 * s.f, std::max<int64_t>(1, s.e / s.expert));
+  const int64_t by_token =
+      2 * Block(rows * s.d, s.element) + 3 * Block(rows, kFloat) + Block(s.t * s.d, s.element);
+  const int64_t router = Block(s.t * s.e, kFloat) + Widened(s, s.t, s.d, s.e, /*weights=*/1);
+  return by_token + std::max(by_expert, router);
+}
+
+// Logits by tiles of about 4 MiB, at least a thousand rows of a vocabulary that is cut or 128 of
+// one that is not.
+int64_t LossWork(const Sizes& s) {
+  constexpr int64_t kTileFloats = 1 << 20;
+  constexpr int64_t kRows = 1024, kRowState = 24;  // bytes of a row's running statistics
+  const int64_t rows = std::min(s.t, std::max(kRows, kTileFloats / s.model.vocab_size()));
+  const int64_t tile = std::min(rows * s.model.vocab_size(), kTileFloats);
+  const int64_t columns =
+      std::min(s.model.vocab_size(), std::max<int64_t>(kTileFloats / kRows, tile));
+  return Block(tile, kFloat) + Block(rows, kRowState) + Widened(s, rows, s.d, 0, 0) +
+         (s.element == kFloat ? 0 : Block(columns * s.d, kFloat));
+}
+
+// The widest moment of a step: the loss, one layer's backward pass between the gradients that it
+// takes and gives, or a piece of the gradients on its way between all ranks.
+int64_t Workspace(const Sizes& s) {
+  constexpr int64_t kReducedFloats = 1 << 18;  // of each rank's piece, sent and received
+  constexpr int64_t kSmall = 1 << 16;          // sums of gains, angles, counts
+  const int64_t stream = 2 * Block(s.t * s.d, s.element);
+  const int64_t layer = 3 * Block(s.t * s.d, s.element) + std::max(AttentionWork(s), MoeWork(s));
+  const int64_t reduction = s.ranks > 1 ? 2 * s.ranks * Block(kReducedFloats, kFloat) : 0;
+  return kSmall + std::max(stream + std::max(layer, LossWork(s)), reduction);
 }
 
 }  // namespace
