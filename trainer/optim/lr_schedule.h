@@ -4,7 +4,9 @@
 //   cosine    min_lr + (lr - min_lr) (1 + cos(pi (t - W) / (N - W))) / 2
 //   linear    lr - (lr - min_lr) (t - W) / (N - W)
 //   wsd       lr until t = N - D, then linearly to min_lr at t = N; D = min(round(decay_fraction
-//   N), N - W) constant  lr
+//   N),
+//             N - W)
+//   constant  lr
 //
 // t counts training steps, skipped updates included; t > N gives the value of N.
 #pragma once

@@ -2,11 +2,10 @@
 // master, m and v for that alone.
 //
 //   gradients: SUM over the class's group (dense: world; expert: expert_data), reduce-scattered in
-//   rank order (ordered_sum.h); the
-//              one division by the count of valid targets is already in the loss scale
+//              rank order (ordered_sum.h); the one division by the count of valid targets is
+//              already in the loss scale
 //   norm:      sum of squares of the owned shards in double, gathered over the world and added in
-//   rank order: every element is
-//              owned once, so it counts once
+//              rank order: every element is owned once, so it counts once
 //   update:    kernels::AdamWUpdate on the shard, then an all-gather of the parameters
 //
 // Masters are the float parameters themselves (precision fp32) or separate floats (bf16).
@@ -93,9 +92,9 @@ class Zero1Optimizer {
   struct Shard {
     Communicator* group = nullptr;
     int64_t begin = 0, end = 0;  // owned elements of the flat buffer
-    int64_t state_begin = 0,
-            state_end =
-                0;  // elements that master, m and v cover: the owned ones, or all (zero1 = false)
+    // Elements that master, m and v cover: the owned ones, or all (zero1 = false).
+    int64_t state_begin = 0, state_end = 0;
+    bool trains = false;                 // some element of the class, on whatever rank
     std::vector<Run> norm_runs;          // trainable, owned
     std::vector<Run> update_runs;        // trainable, of the state
     std::vector<Interval> owned, state;  // the tensors' parts in the owned and in the state range
@@ -103,7 +102,9 @@ class Zero1Optimizer {
     std::vector<float> m, v;
   };
   float* Master(ParameterClass cls) const;  // of state_begin
+  static void PlanShard(const std::vector<ParameterSegment>& segments, Shard* shard);
   absl::Status PublishMasters(const kernels::Context& ctx, ParameterClass cls);
+  absl::Status GatherParameters(ParameterClass cls);
 
   const Mesh* mesh_;
   ParameterStore* store_;

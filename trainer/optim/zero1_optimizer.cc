@@ -1,0 +1,247 @@
+#include "trainer/optim/zero1_optimizer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "kernels/ops.h"
+#include "proto/status_macros.h"
+#include "trainer/parallel/agreement.h"
+#include "trainer/parallel/ordered_sum.h"
+
+namespace ela::trainer {
+
+using kernels::DType;
+using kernels::Tensor;
+
+namespace {
+
+Tensor FloatsAt(const std::vector<float>& values, int64_t begin, int64_t end) {
+  return Tensor::Of(values.data() + begin, {end - begin});
+}
+
+}  // namespace
+
+Zero1Optimizer::Zero1Optimizer(const Mesh* mesh, ParameterStore* store,
+                               const OptimizerConfig& config)
+    : mesh_(mesh), store_(store), config_(config) {
+  const DType dtype = store->options().dtype;
+  ELA_CHECK(dtype == DType::kF32 || dtype == DType::kBf16, "no optimizer for dtype %d",
+            static_cast<int>(dtype));
+  for (const ParameterClass cls : kParameterClasses) {
+    Shard& shard = shards_[static_cast<size_t>(cls)];
+    shard.group = cls == ParameterClass::kDense ? &mesh->world() : &mesh->expert_data();
+    const int64_t padded = store->flat_params(cls).numel();
+    const int64_t owned = padded / shard.group->size();
+    shard.begin = owned * shard.group->rank();
+    shard.end = shard.begin + owned;
+    shard.state_begin = config.zero1 ? shard.begin : 0;
+    shard.state_end = config.zero1 ? shard.end : padded;
+    PlanShard(store->segments(cls), &shard);
+    const size_t n = static_cast<size_t>(shard.state_end - shard.state_begin);
+    if (dtype == DType::kBf16) shard.master.resize(n);
+    shard.m.resize(n);
+    shard.v.resize(n);
+  }
+}
+
+// The segments, cut to the owned range and to that of the state.
+void Zero1Optimizer::PlanShard(const std::vector<ParameterSegment>& segments, Shard* shard) {
+  const auto cut = [](const ParameterSegment& segment, int64_t begin, int64_t end,
+                      std::vector<Interval>* intervals, std::vector<Run>* runs) {
+    const int64_t first = std::max(begin, segment.offset);
+    const int64_t last = std::min(end, segment.offset + segment.info.numel());
+    if (first >= last) return;
+    intervals->push_back({&segment.info, first - segment.offset, last - segment.offset, first});
+    if (!segment.trainable) return;
+    const bool decays = segment.info.decays;
+    if (!runs->empty() && runs->back().end == first && runs->back().decays == decays) {
+      runs->back().end = last;
+    } else {
+      runs->push_back({first, last, decays});
+    }
+  };
+  for (const ParameterSegment& segment : segments) {
+    cut(segment, shard->begin, shard->end, &shard->owned, &shard->norm_runs);
+    cut(segment, shard->state_begin, shard->state_end, &shard->state, &shard->update_runs);
+    shard->trains |= segment.trainable;
+  }
+}
+
+float* Zero1Optimizer::Master(ParameterClass cls) const {
+  Shard& shard = shards_[static_cast<size_t>(cls)];
+  if (store_->options().dtype == DType::kBf16) return shard.master.data();
+  return store_->flat_params(cls).as<float>() + shard.state_begin;
+}
+
+// The parameters of all ranks from the masters.
+absl::Status Zero1Optimizer::PublishMasters(const kernels::Context& ctx, ParameterClass cls) {
+  const Shard& shard = shards_[static_cast<size_t>(cls)];
+  const Tensor params = store_->flat_params(cls);
+  if (store_->options().dtype == DType::kBf16) {
+    kernels::Copy(ctx, params.Rows(shard.state_begin, shard.state_end),
+                  FloatsAt(shard.master, 0, shard.state_end - shard.state_begin));
+  }
+  return GatherParameters(cls);
+}
+
+absl::Status Zero1Optimizer::GatherParameters(ParameterClass cls) {
+  const Shard& shard = shards_[static_cast<size_t>(cls)];
+  if (!config_.zero1) return absl::OkStatus();
+  const Tensor params = store_->flat_params(cls);
+  return AllGatherFlat(*shard.group, params, params.Rows(shard.begin, shard.end));
+}
+
+absl::Status Zero1Optimizer::Fill(const kernels::Context& ctx, const ParameterSource& source) {
+  const auto fill = [&]() -> absl::Status {
+    for (const ParameterClass cls : kParameterClasses) {
+      Shard& shard = shards_[static_cast<size_t>(cls)];
+      std::fill(shard.m.begin(), shard.m.end(), 0.0f);
+      std::fill(shard.v.begin(), shard.v.end(), 0.0f);
+      for (const Interval& part : shard.state) {
+        float* to = Master(cls) + (part.flat - shard.state_begin);
+        ELA_RETURN_IF_ERROR(source(*part.info, part.begin, part.end, to));
+      }
+    }
+    return absl::OkStatus();
+  };
+  ELA_RETURN_IF_ERROR(AgreeOk(mesh_->world(), fill()));
+  for (const ParameterClass cls : kParameterClasses) {
+    ELA_RETURN_IF_ERROR(PublishMasters(ctx, cls));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<GradientVerdict> Zero1Optimizer::ReduceGradients(const kernels::Context& ctx,
+                                                                bool locally_finite) {
+  struct Word {
+    double squares;         // of the owned, trainable elements
+    double frozen_squares;  // of the owned others: only whether they are finite matters
+    double finite;
+  };
+  Word mine = {0, 0, locally_finite ? 1.0 : 0.0};
+  for (const ParameterClass cls : kParameterClasses) {
+    Shard& shard = shards_[static_cast<size_t>(cls)];
+    const Tensor grads = store_->flat_grads(cls);
+    const Tensor own = grads.Rows(shard.begin, shard.end);
+    ELA_RETURN_IF_ERROR(ReduceScatterSum(ctx, *shard.group, own, grads));
+    if (!config_.zero1) ELA_RETURN_IF_ERROR(AllGatherFlat(*shard.group, grads, own));
+
+    int64_t at = shard.begin;
+    const auto add = [&](double* squares, int64_t end) {
+      if (at < end) kernels::SumOfSquares(ctx, Tensor::Of(squares, {1}), grads.Rows(at, end));
+      at = end;
+    };
+    for (const Run& run : shard.norm_runs) {
+      add(&mine.frozen_squares, run.begin);
+      add(&mine.squares, run.end);
+    }
+    add(&mine.frozen_squares, shard.end);
+  }
+  std::vector<Word> words(static_cast<size_t>(mesh_->world().size()));
+  ELA_RETURN_IF_ERROR(mesh_->world().AllGather(words.data(), &mine, sizeof(Word)));
+
+  GradientVerdict verdict;
+  double squares = 0;
+  for (const Word& word : words) {
+    squares += word.squares;
+    verdict.finite &= word.finite == 1 && std::isfinite(word.squares + word.frozen_squares);
+  }
+  verdict.norm = std::sqrt(squares);
+  const double limit = config_.grad_clip_norm;
+  if (limit > 0 && verdict.norm > limit) verdict.clip_scale = limit / verdict.norm;
+  return verdict;
+}
+
+absl::Status Zero1Optimizer::Update(const kernels::Context& ctx, const GradientVerdict& verdict,
+                                    double lr, int64_t optimizer_step) {
+  ELA_CHECK(verdict.finite, "an update with gradients that are not finite");
+  kernels::AdamWConfig adamw;
+  adamw.lr = lr;
+  adamw.beta1 = config_.beta1;
+  adamw.beta2 = config_.beta2;
+  adamw.eps = config_.eps;
+  adamw.grad_scale = verdict.clip_scale;
+  adamw.step = optimizer_step;
+  for (const ParameterClass cls : kParameterClasses) {
+    Shard& shard = shards_[static_cast<size_t>(cls)];
+    const Tensor params = store_->flat_params(cls), grads = store_->flat_grads(cls);
+    for (const Run& run : shard.update_runs) {
+      const int64_t begin = run.begin - shard.state_begin, end = run.end - shard.state_begin;
+      const Tensor master = Tensor::Of(Master(cls) + begin, {end - begin});
+      adamw.weight_decay = run.decays ? config_.weight_decay : 0;
+      kernels::AdamWUpdate(ctx, params.Rows(run.begin, run.end), master,
+                           FloatsAt(shard.m, begin, end), FloatsAt(shard.v, begin, end),
+                           grads.Rows(run.begin, run.end), adamw);
+    }
+    if (shard.trains) ELA_RETURN_IF_ERROR(GatherParameters(cls));
+  }
+  return absl::OkStatus();
+}
+
+std::vector<checkpoints::Piece> Zero1Optimizer::Pieces() const {
+  std::vector<checkpoints::Piece> pieces;
+  const auto add = [&](const char* prefix, const Interval& part, const float* data) {
+    pieces.push_back({prefix + part.info->name, part.begin, part.end, data, sizeof(float)});
+  };
+  for (const ParameterClass cls : kParameterClasses) {
+    const Shard& shard = shards_[static_cast<size_t>(cls)];
+    for (const Interval& part : shard.owned) {
+      const int64_t at = part.flat - shard.state_begin;
+      add("model/", part, Master(cls) + at);
+      add("adam_m/", part, shard.m.data() + at);
+      add("adam_v/", part, shard.v.data() + at);
+    }
+  }
+  return pieces;
+}
+
+void Zero1Optimizer::Snapshot(OptimizerSnapshot* snapshot) const {
+  snapshot->pieces = Pieces();
+  size_t numel = 0;
+  for (const checkpoints::Piece& piece : snapshot->pieces) {
+    numel += static_cast<size_t>(piece.end - piece.begin);
+  }
+  snapshot->memory.resize(numel);
+  float* to = snapshot->memory.data();
+  for (checkpoints::Piece& piece : snapshot->pieces) {
+    const size_t n = static_cast<size_t>(piece.end - piece.begin);
+    std::memcpy(to, piece.data, n * sizeof(float));
+    piece.data = to;
+    to += n;
+  }
+}
+
+absl::Status Zero1Optimizer::Load(const kernels::Context& ctx, checkpoints::StepReader* reader) {
+  const ParameterSource masters = CheckpointSource(reader);
+  const auto load = [&]() -> absl::Status {
+    for (const ParameterClass cls : kParameterClasses) {
+      Shard& shard = shards_[static_cast<size_t>(cls)];
+      for (const Interval& part : shard.state) {
+        const int64_t at = part.flat - shard.state_begin;
+        const std::string& name = part.info->name;
+        ELA_RETURN_IF_ERROR(masters(*part.info, part.begin, part.end, Master(cls) + at));
+        ELA_RETURN_IF_ERROR(
+            reader->Read("adam_m/" + name, part.begin, part.end, shard.m.data() + at));
+        ELA_RETURN_IF_ERROR(
+            reader->Read("adam_v/" + name, part.begin, part.end, shard.v.data() + at));
+      }
+    }
+    return absl::OkStatus();
+  };
+  ELA_RETURN_IF_ERROR(AgreeOk(mesh_->world(), load()));
+  for (const ParameterClass cls : kParameterClasses) {
+    ELA_RETURN_IF_ERROR(PublishMasters(ctx, cls));
+  }
+  return absl::OkStatus();
+}
+
+int64_t Zero1Optimizer::state_bytes() const {
+  size_t floats = 0;
+  for (const Shard& shard : shards_) {
+    floats += shard.master.size() + shard.m.size() + shard.v.size();
+  }
+  return static_cast<int64_t>(floats * sizeof(float));
+}
+
+}  // namespace ela::trainer
