@@ -77,6 +77,11 @@ std::unique_ptr<MixerCache> AttentionLayer::NewCache(const LayerContext& layer,
   return mixer_->NewCache(layer, sequences);
 }
 
+absl::Status AttentionLayer::FillCache(const LayerContext& layer, const TokenRows& rows,
+                                     MixerCache* cache) const {
+  return mixer_->FillCache(layer, SplitHeads(qkv_, num_heads_), rows, cache);
+}
+
 void AttentionLayer::Decode(const LayerContext& layer, Tensor out, Tensor x, Tensor positions,
                             MixerCache* cache) const {
   const kernels::Context& ctx = layer.ctx;

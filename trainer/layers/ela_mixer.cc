@@ -106,6 +106,21 @@ std::unique_ptr<MixerCache> ElaMixer::NewCache(const LayerContext& layer, int64_
   return cache;
 }
 
+absl::Status ElaMixer::FillCache(const LayerContext& layer, const Qkv& in, const TokenRows& rows,
+                                 MixerCache* cache) {
+  const Tensor state = static_cast<ElaCache*>(cache)->state;
+  const kernels::ArenaScope scope(layer.ctx.scratch);
+  const Tensor local = layer.ScratchStatistic({state.dim(0), state.dim(1)});
+  kernels::ElaLocalState(layer.ctx, local, in.k, in.v, config_, rows.spans(), SpanEdge::kLast);
+  if (before_.empty()) {
+    kernels::ElaStateIdentity(layer.ctx, state, config_);
+  } else {
+    kernels::Copy(layer.ctx, state, before_);
+  }
+  kernels::ElaFold(layer.ctx, state, local, config_, /*take=*/{}, /*reverse=*/false);
+  return absl::OkStatus();
+}
+
 void ElaMixer::Decode(const LayerContext& layer, Tensor y, const Qkv& in, MixerCache* cache) {
   kernels::ElaDecode(layer.ctx, y, static_cast<ElaCache*>(cache)->state, in.q, in.k, in.v, config_);
 }

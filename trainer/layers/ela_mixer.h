@@ -34,6 +34,8 @@ class ElaMixer : public Mixer {
   absl::Status FinishBackward(const LayerContext& layer, const Qkv& din, kernels::Tensor dy,
                               kernels::Tensor y, const Qkv& in, const TokenRows& rows) override;
   std::unique_ptr<MixerCache> NewCache(const LayerContext& layer, int64_t sequences) override;
+  absl::Status FillCache(const LayerContext& layer, const Qkv& in, const TokenRows& rows,
+                         MixerCache* cache) override;
   void Decode(const LayerContext& layer, kernels::Tensor y, const Qkv& in,
               MixerCache* cache) override;
 

@@ -61,6 +61,11 @@ std::unique_ptr<MixerCache> MemoryLobe::NewCache(const LayerContext& layer,
   return mixer_->NewCache(layer, sequences);
 }
 
+absl::Status MemoryLobe::FillCache(const LayerContext& layer, const TokenRows& rows,
+                                     MixerCache* cache) const {
+  return mixer_->FillCache(layer, SplitHeads(qkv_, num_heads_), rows, cache);
+}
+
 void MemoryLobe::Decode(const LayerContext& layer, Tensor y, Tensor f, MixerCache* cache) const {
   const kernels::Context& ctx = layer.ctx;
   const kernels::ArenaScope scope(ctx.scratch);

@@ -29,6 +29,8 @@ class MemoryLobe {
                         const TokenRows& rows);
 
   std::unique_ptr<MixerCache> NewCache(const LayerContext& layer, int64_t sequences) const;
+  /// After Forward of `rows`: decoding goes on from there (mixer.h).
+  absl::Status FillCache(const LayerContext& layer, const TokenRows& rows, MixerCache* cache) const;
   /// One token of each sequence (causal lobes): y [B, d], f [B, d].
   void Decode(const LayerContext& layer, kernels::Tensor y, kernels::Tensor f,
               MixerCache* cache) const;

@@ -20,6 +20,12 @@ LayerCache ResidualLayer::NewCache(const LayerContext& layer, int64_t sequences)
   return cache;
 }
 
+absl::Status ResidualLayer::FillCache(const LayerContext& layer, const TokenRows& rows,
+                                      LayerCache* cache) const {
+  ELA_RETURN_IF_ERROR(attention_->FillCache(layer, rows, cache->attention.get()));
+  return lobe_ == nullptr ? absl::OkStatus() : lobe_->FillCache(layer, rows, cache->lobe.get());
+}
+
 absl::Status ResidualLayer::AddLobe(const LayerContext& layer, Tensor out, Tensor f,
                                     const TokenRows& rows) {
   if (lobe_ == nullptr) return absl::OkStatus();

@@ -39,6 +39,8 @@ class ResidualLayer {
                               kernels::Tensor positions, LayerCache* cache) = 0;
 
   LayerCache NewCache(const LayerContext& layer, int64_t sequences) const;
+  /// After Forward of `rows`: decoding goes on from there (mixer.h).
+  absl::Status FillCache(const LayerContext& layer, const TokenRows& rows, LayerCache* cache) const;
   const MoeLayer& moe() const { return *moe_; }
 
  protected:

@@ -163,6 +163,21 @@ std::unique_ptr<MixerCache> SoftmaxMixer::NewCache(const LayerContext& layer, in
   return cache;
 }
 
+absl::Status SoftmaxMixer::FillCache(const LayerContext& layer, const Qkv& in,
+                                     const TokenRows& rows, MixerCache* cache) {
+  if (sequence_ != nullptr) {
+    return absl::UnimplementedError("a softmax layer's cache is filled on one rank only");
+  }
+  auto* kv = static_cast<KeyValueCache*>(cache);
+  const int64_t length = rows.count() / rows.sequences();
+  for (int64_t row = 0; row < rows.count(); ++row) {
+    const size_t b = static_cast<size_t>(row / length);
+    AppendRow(in.k, row, &kv->k[b]);
+    AppendRow(in.v, row, &kv->v[b]);
+  }
+  return absl::OkStatus();
+}
+
 void SoftmaxMixer::Decode(const LayerContext& layer, Tensor y, const Qkv& in, MixerCache* cache) {
   auto* kv = static_cast<KeyValueCache*>(cache);
   const kernels::Context& ctx = layer.ctx;

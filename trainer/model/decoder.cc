@@ -132,6 +132,23 @@ std::vector<LayerCache> Decoder::NewCache(const LayerContext& layer, int64_t seq
   return cache;
 }
 
+absl::Status Decoder::FillCache(const LayerContext& layer, const TokenRows& rows, Tensor logits,
+                                std::vector<LayerCache>* cache) const {
+  ELA_CHECK(holds_ && !options_.recompute && rows.count() > 0);
+  const ArenaScope scope(layer.ctx.scratch);
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    ELA_RETURN_IF_ERROR(layers_[i]->FillCache(layer, rows, &(*cache)[i]));
+  }
+  const int64_t b = rows.sequences(), length = rows.count() / b;
+  const Tensor last = layer.Scratch({b, model_.hidden_size()});
+  for (int64_t i = 0; i < b; ++i) {
+    const int64_t row = (i + 1) * length - 1;
+    kernels::Copy(layer.ctx, last.Rows(i, i + 1), features_.Rows(row, row + 1));
+  }
+  kernels::LinearForward(layer.ctx, logits, last, embed_.value);
+  return absl::OkStatus();
+}
+
 absl::Status Decoder::Decode(const LayerContext& layer, Tensor logits, Tensor ids, Tensor positions,
                              std::vector<LayerCache>* cache) {
   const kernels::Context& ctx = layer.ctx;
