@@ -1,0 +1,63 @@
+#include "trainer/inference/score.h"
+
+#include <algorithm>
+
+#include "data/loader.h"
+#include "proto/status_macros.h"
+#include "trainer/loop/batch_stream.h"
+
+namespace ela::trainer {
+
+using kernels::Tensor;
+
+absl::StatusOr<Score> ScoreTokens(LoadedModel* model, const std::vector<int32_t>& ids) {
+  ELA_ASSIGN_OR_RETURN(const TokenRows rows, model->Rows(ids, /*closed=*/true));
+  const LayerContext& layer = model->context();
+  Decoder& decoder = model->decoder();
+  ELA_RETURN_IF_ERROR(decoder.Forward(layer, rows, /*routing=*/nullptr));
+  std::vector<float> logprobs(static_cast<size_t>(rows.count()));
+  decoder.Logprobs(layer, rows, Tensor::Of(logprobs.data(), {rows.count()}));
+  decoder.Forget(layer);
+  Score score;
+  score.logprobs.assign(logprobs.begin(), logprobs.end());
+  for (double logprob : score.logprobs) score.loss -= logprob;
+  score.loss /= static_cast<double>(score.logprobs.size());
+  return score;
+}
+
+absl::StatusOr<HeldOutLoss> EvaluateShards(
+    LoadedModel* model, const std::string& prefix, int64_t seq_len, int64_t max_sequences,
+    const std::function<void(int64_t done, int64_t all)>& progress) {
+  constexpr int64_t kTokensAtOnce = 4096;
+  constexpr uint64_t kMaskSeed = 1234;
+  data::LoaderOptions options;
+  options.sources = {{prefix, 1}};
+  options.seq_len = seq_len;
+  options.shuffle = false;
+  options.vocab_size = model->spec().vocab_size();
+  if (const auto tokenizer = model->tokenizer(); tokenizer.ok()) {
+    options.tokenizer_hash = (*tokenizer)->hash();
+  }
+  ELA_ASSIGN_OR_RETURN(const std::unique_ptr<data::Loader> loader, data::Loader::Open(options));
+  int64_t all = loader->samples_per_epoch();
+  if (max_sequences > 0) all = std::min(all, max_sequences);
+  const int64_t at_once = std::max<int64_t>(1, kTokensAtOnce / seq_len);
+  HeldOutLoss out;
+  while (out.sequences < all) {
+    const int64_t count = std::min(at_once, all - out.sequences);
+    data::Batch batch;
+    ELA_RETURN_IF_ERROR(loader->Fill(out.sequences, count, 0, seq_len, &batch));
+    if (model->masked()) MaskTokens(kMaskSeed, /*step=*/0, out.sequences, 0, &batch);
+    const TokenRows rows(std::move(batch), seq_len, /*shard=*/0, /*shards=*/1);
+    ELA_RETURN_IF_ERROR(model->decoder().Forward(model->context(), rows, /*routing=*/nullptr));
+    model->decoder().Loss(model->context(), rows, &out.loss);
+    model->decoder().Forget(model->context());
+    out.tokens += rows.valid_targets();
+    out.sequences += count;
+    if (progress != nullptr) progress(out.sequences, all);
+  }
+  if (out.tokens > 0) out.loss /= static_cast<double>(out.tokens);
+  return out;
+}
+
+}  // namespace ela::trainer
