@@ -173,6 +173,23 @@ void LabelBiasBackward(const Context& ctx, Tensor df, Tensor dw, Tensor dlabels,
   ELA_RUN(LabelBiasBackward, f, df, dw, dlabels, dy, f, w, labels, offsets, bias);
 }
 
+ELA_BACKENDS(SoftmaxAttentionForward)
+void SoftmaxAttentionForward(const Context& ctx, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v,
+                             Tensor q_document, Tensor k_document, Tensor q_position,
+                             Tensor k_position, const SoftmaxAttentionConfig& config) {
+  ELA_RUN(SoftmaxAttentionForward, q, y, lse, q, k, v, q_document, k_document, q_position,
+          k_position, config);
+}
+
+ELA_BACKENDS(SoftmaxAttentionBackward)
+void SoftmaxAttentionBackward(const Context& ctx, Tensor dq, Tensor dk, Tensor dv, Tensor dy,
+                              Tensor q, Tensor k, Tensor v, Tensor lse, Tensor delta,
+                              Tensor q_document, Tensor k_document, Tensor q_position,
+                              Tensor k_position, const SoftmaxAttentionConfig& config) {
+  ELA_RUN(SoftmaxAttentionBackward, q, dq, dk, dv, dy, q, k, v, lse, delta, q_document, k_document,
+          q_position, k_position, config);
+}
+
 ELA_BACKENDS(LossForwardBackward)
 void LossForwardBackward(const Context& ctx, Tensor loss_sum, Tensor dx, Tensor dtable, Tensor x,
                          Tensor table, Tensor targets, double scale) {

@@ -90,4 +90,9 @@ void Gemm(const Context& ctx, const std::vector<GemmProblem>& problems) {
   });
 }
 
+void GemmOnThisThread(const GemmProblem& p) {
+  MakeBlasSingleThreaded();
+  RunTile(p, {p.m, p.n, 1, 1}, 0);
+}
+
 }  // namespace ela::kernels

@@ -29,4 +29,7 @@ struct GemmProblem {
 /// not depend on the number of threads.
 void Gemm(const Context& ctx, const std::vector<GemmProblem>& problems);
 
+/// One product on the calling thread, in one call of BLAS: for ops that cut their own tiles.
+void GemmOnThisThread(const GemmProblem& problem);
+
 }  // namespace ela::kernels

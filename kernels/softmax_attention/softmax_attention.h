@@ -1,31 +1,36 @@
-// Softmax attention of the hybrid layers: y_i = sum_j softmax_j(q_i . k_j / sqrt(D)) v_j, exact, tiled with an online softmax
-// (never L x L in memory). Partial results over key blocks merge by their LSE, which is what the sequence-parallel ring needs.
+// Softmax attention of the hybrid layers: y_i = sum_j softmax_j(q_i . k_j / sqrt(D)) v_j, exact,
+// tiled with an online softmax (never L x L in memory). Partial results over key blocks merge by
+// their LSE, which is what the sequence-parallel ring needs.
 #pragma once
 
 #include "kernels/context.h"
-#include "kernels/ela/ela.h"
 #include "kernels/tensor.h"
 
 namespace ela::kernels {
 
-/// Rows of queries against rows of keys. Query row i and key row j meet when they are of the same span id and (causal)
-/// key_position[j] <= query_position[i]. Spans ids and positions let a ring pass any slice of keys.
+/// Rows of queries against rows of keys. Query row i and key row j meet when they are of the same
+/// document and (causal) key_position[j] <= query_position[i]. Document ids and positions let a
+/// ring pass any slice of keys.
 struct SoftmaxAttentionConfig {
   int64_t num_heads = 1;
   int64_t head_dim = 0;
   bool causal = true;
 };
 
-/// One key block folded into the running result: y [Tq, H, D] and lse [Tq, H] (float; -inf: nothing seen) are updated.
-/// Start with y = 0, lse = -inf. q [Tq, H, D], k, v [Tk, H, D]; q_document, k_document (i32, [T]): unique ids of documents within
-/// the batch; q_position, k_position (i32, [T]).
-void SoftmaxAttentionForward(const Context& ctx, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v, Tensor q_document,
-                             Tensor k_document, Tensor q_position, Tensor k_position,
-                             const SoftmaxAttentionConfig& config);
+/// One key block folded into the running result: y [Tq, H, D] and lse [Tq, H] (float; -inf: nothing
+/// seen) are updated; rows that meet no key of the block keep their bits. Start with y = 0, lse =
+/// -inf. q [Tq, H, D], k, v [Tk, H, D]; q_document, k_document (i32, [T]): unique ids of documents
+/// within the batch; q_position, k_position (i32, [T]). Rows of q, k, v and their gradients may be
+/// strided. y may be float where q is bf16, so that a running result is rounded once at the end.
+void SoftmaxAttentionForward(const Context& ctx, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v,
+                             Tensor q_document, Tensor k_document, Tensor q_position,
+                             Tensor k_position, const SoftmaxAttentionConfig& config);
 
-/// Adds the contribution of one key block: dq, dk, dv are added to (zero them first). delta [Tq, H] = dy . y (float).
-void SoftmaxAttentionBackward(const Context& ctx, Tensor dq, Tensor dk, Tensor dv, Tensor dy, Tensor q, Tensor k,
-                              Tensor v, Tensor lse, Tensor delta, Tensor q_document, Tensor k_document,
-                              Tensor q_position, Tensor k_position, const SoftmaxAttentionConfig& config);
+/// Adds the contribution of one key block: dq, dk, dv are added to (zero them first), each float or
+/// of q's type. lse: of all blocks; delta [Tq, H] = dy . y (float).
+void SoftmaxAttentionBackward(const Context& ctx, Tensor dq, Tensor dk, Tensor dv, Tensor dy,
+                              Tensor q, Tensor k, Tensor v, Tensor lse, Tensor delta,
+                              Tensor q_document, Tensor k_document, Tensor q_position,
+                              Tensor k_position, const SoftmaxAttentionConfig& config);
 
 }  // namespace ela::kernels
