@@ -1,0 +1,68 @@
+// The checks of every back end, over MPI under mpirun.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "tests/support/mpirun.h"
+#include "tests/trainer/parallel/checks.h"
+
+namespace ela::trainer {
+namespace {
+
+using ela::testing::MpiRun;
+using ela::testing::RunProcess;
+using ela::testing::RunUnderMpi;
+using ::testing::HasSubstr;
+
+void ExpectAllChecksRan(const MpiRun& run) {
+  EXPECT_EQ(run.exit_code, 0) << run.output;
+  for (const std::vector<NamedCheck>& checks : {CollectiveChecks(), GroupChecks()}) {
+    for (const NamedCheck& check : checks) EXPECT_THAT(run.output, HasSubstr("ok " + check.name));
+  }
+}
+
+TEST(MpiCommunicator, KeepsEveryContractForOneToFourRanks) {
+  for (int ranks = 1; ranks <= 4; ++ranks) {
+    ExpectAllChecksRan(RunUnderMpi(ranks, {ELA_RANKS_UNDER_MPI, "checks"}));
+  }
+}
+
+TEST(MpiCommunicator, CutsLongMessages) {
+  ExpectAllChecksRan(RunUnderMpi(3, {ELA_RANKS_UNDER_MPI, "checks", "13"}));
+}
+
+TEST(MpiCommunicator, RunsWithoutMpirun) {
+  ExpectAllChecksRan(RunProcess({ELA_RANKS_UNDER_MPI, "checks"}));
+}
+
+TEST(MpiCommunicator, RefusesAnotherWorldThanTheMesh) {
+  const MpiRun run = RunUnderMpi(2, {ELA_RANKS_UNDER_MPI, "world", "4"});
+  EXPECT_EQ(run.exit_code, 3);
+  EXPECT_THAT(run.output, HasSubstr("FAILED_PRECONDITION"));
+  EXPECT_THAT(run.output, HasSubstr("mesh has 4 ranks"));
+  EXPECT_THAT(run.output, HasSubstr("in a world of 2: run `mpirun -n 4"));
+  const MpiRun alone = RunProcess({ELA_RANKS_UNDER_MPI, "world", "4"});
+  EXPECT_EQ(alone.exit_code, 3);
+  EXPECT_THAT(alone.output, HasSubstr("in a world of 1"));
+}
+
+TEST(MpiCommunicator, AcceptsTheMeshsWorld) {
+  const MpiRun run = RunUnderMpi(2, {ELA_RANKS_UNDER_MPI, "world", "2"});
+  EXPECT_EQ(run.exit_code, 0) << run.output;
+}
+
+TEST(MpiCommunicator, AbortEndsRanksThatWait) {
+  const MpiRun run = RunUnderMpi(3, {ELA_RANKS_UNDER_MPI, "abort", "9"});
+  EXPECT_EQ(run.exit_code, 9) << run.output;
+}
+
+TEST(MpiCommunicator, AnotherSizeThanExpectedIsAnError) {
+  const MpiRun run = RunUnderMpi(2, {ELA_RANKS_UNDER_MPI, "sizes"});
+  EXPECT_EQ(run.exit_code, 4) << run.output;
+  EXPECT_THAT(run.output, ::testing::AnyOf(HasSubstr("rank 0 sent 8 bytes where rank 1 expects 16"),
+                                           HasSubstr("MPI_ERR_TRUNCATE")));
+}
+
+}  // namespace
+}  // namespace ela::trainer
