@@ -29,12 +29,17 @@ absl::StatusOr<std::unique_ptr<Checkpointer>> Checkpointer::Open(Communicator* w
     opened = catalog.status();
   }
   ELA_RETURN_IF_ERROR(AgreeOk(*world, opened));
+  // Without a coordinator the catalog numbers the attempts.
+  int64_t& attempt = checkpointer->options_.attempt;
+  if (world->rank() == 0) attempt = checkpointer->catalog_->attempt();
+  ELA_RETURN_IF_ERROR(world->Broadcast(&attempt, sizeof attempt, 0));
   return checkpointer;
 }
 
 absl::Status Checkpointer::Start(const Zero1Optimizer& optimizer, const v1::StepManifest& header) {
   ELA_RETURN_IF_ERROR(Finish());
   header_ = header;
+  header_.set_attempt(options_.attempt);
   optimizer.Snapshot(&snapshot_);
   checkpoints::WriteOptions write;
   write.path = options_.path;
