@@ -26,10 +26,13 @@ MetricFamily Family(const char* name, const char* help, MetricType type) {
   return family;
 }
 
-void AddValue(MetricFamily* family, double value,
-              std::vector<std::pair<std::string, std::string>> labels) {
+using Labels = std::vector<std::pair<std::string, std::string>>;
+
+double Seconds(int64_t unix_ms) { return static_cast<double>(unix_ms) / 1000; }
+
+void AddValue(MetricFamily* family, double value, const Labels& labels) {
   ClientMetric metric;
-  for (auto& [name, text] : labels) metric.label.push_back({name, text});
+  for (const auto& [name, text] : labels) metric.label.push_back({name, text});
   if (family->type == MetricType::Counter) {
     metric.counter.value = value;
   } else {
@@ -38,11 +41,11 @@ void AddValue(MetricFamily* family, double value,
   family->metric.push_back(std::move(metric));
 }
 
-/// Attempts that failed, by how they ended.
+/// Attempts that another one followed, by how they ended. The common ends are there from the start,
+/// at 0: a rate over a counter that appears at 1 is 0.
 std::map<std::string, int> Restarts(const v1::Job& job) {
-  std::map<std::string, int> restarts;
-  for (int i = 0; i + 1 < job.attempts_size();
-       ++i) {  // the last attempt was not followed by another
+  std::map<std::string, int> restarts = {{"hang", 0}, {"infra", 0}, {"preempted", 0}};
+  for (int i = 0; i + 1 < job.attempts_size(); ++i) {  // nothing followed the last one
     ++restarts[absl::AsciiStrToLower(OutcomeName(job.attempts(i).outcome()))];
   }
   return restarts;
@@ -65,6 +68,92 @@ std::vector<RecordPtr> ShownJobs(const Core& core) {
     shown.push_back(*it);
   }
   return shown;
+}
+
+/// The families that are made of the job table.
+struct JobFamilies {
+  static constexpr MetricType kGauge = MetricType::Gauge;
+
+  MetricFamily state = Family("ela_job_state", "1 for the state that the job is in", kGauge);
+  MetricFamily restarts =
+      Family("ela_job_restarts_total", "Attempts that another one followed, by how they ended",
+             MetricType::Counter);
+  MetricFamily attempts = Family("ela_job_attempts", "Attempts so far", kGauge);
+  MetricFamily goodput =
+      Family("ela_job_goodput_ratio",
+             "Share of the time since the first launch spent in steps that were kept", kGauge);
+  MetricFamily step = Family("ela_job_step", "Last step that was reported", kGauge);
+  MetricFamily target = Family("ela_job_target_steps", "Steps that the job asks for", kGauge);
+  MetricFamily ranks = Family("ela_job_ranks", "Ranks that the job runs with", kGauge);
+  MetricFamily created =
+      Family("ela_job_created_timestamp_seconds", "When it was submitted", kGauge);
+  MetricFamily ended =
+      Family("ela_job_ended_timestamp_seconds", "When it ended; ended jobs", kGauge);
+  MetricFamily checkpoint =
+      Family("ela_job_last_checkpoint_step", "Step of the last committed checkpoint", kGauge);
+  MetricFamily checkpoint_time = Family("ela_job_last_checkpoint_timestamp_seconds",
+                                        "When the last checkpoint was committed", kGauge);
+  MetricFamily checkpoint_every =
+      Family("ela_job_checkpoint_interval_steps", "Steps from one checkpoint to the next", kGauge);
+  MetricFamily eta = Family("ela_job_eta_seconds",
+                            "Time left at the mean speed of the last steps; running jobs", kGauge);
+  MetricFamily contact_lost = Family(
+      "ela_job_contact_lost", "1 while a running job has not been heard for too long", kGauge);
+  MetricFamily heartbeat =
+      Family("ela_rank_last_heartbeat_timestamp_seconds", "When the rank was last heard", kGauge);
+
+  void Add(const Core& core, const v1::JobRecord& record);
+  void AddRunning(const v1::Job& job);
+  std::vector<MetricFamily> Take();
+};
+
+void JobFamilies::Add(const Core& core, const v1::JobRecord& record) {
+  const v1::Job job = core.jobs->View(record);
+  const Labels id = {{"job", job.id()}};
+  AddValue(&state, 1,
+           {{"job", job.id()},
+            {"name", job.spec().metadata().name()},
+            {"state", absl::AsciiStrToLower(StateName(job.state()))}});
+  for (const auto& [reason, count] : Restarts(job)) {
+    AddValue(&restarts, count, {{"job", job.id()}, {"reason", reason}});
+  }
+  double productive = 0;
+  core.jobs->ReadLive(job.id(), [&](const Live& live) { productive = live.productive_seconds; });
+  AddValue(&goodput, Goodput(job, productive, core.jobs->Now().unix_ms), id);
+  AddValue(&attempts, job.attempts_size(), id);
+  AddValue(&step, static_cast<double>(job.progress().step()), id);
+  AddValue(&target, static_cast<double>(job.spec().spec().training().steps()), id);
+  AddValue(&ranks, record.ranks(), id);
+  AddValue(&created, Seconds(job.created_unix_ms()), id);
+  if (job.ended_unix_ms() != 0) AddValue(&ended, Seconds(job.ended_unix_ms()), id);
+  AddValue(&checkpoint, static_cast<double>(job.progress().last_checkpoint_step()), id);
+  AddValue(&checkpoint_every, static_cast<double>(job.spec().spec().checkpoint().every_steps()),
+           id);
+  if (job.progress().last_checkpoint_unix_ms() != 0) {
+    AddValue(&checkpoint_time, Seconds(job.progress().last_checkpoint_unix_ms()), id);
+  }
+  if (HoldsSlots(job.state()) && job.attempts_size() > 0) AddRunning(job);
+}
+
+void JobFamilies::AddRunning(const v1::Job& job) {
+  const Labels id = {{"job", job.id()}};
+  AddValue(&contact_lost, job.contact_lost_unix_ms() != 0, id);
+  if (job.progress().eta_seconds() > 0) AddValue(&eta, job.progress().eta_seconds(), id);
+  for (const v1::RankInfo& rank : job.attempts(job.attempts_size() - 1).ranks()) {
+    if (rank.last_heartbeat_unix_ms() == 0) continue;  // not heard yet
+    AddValue(&heartbeat, Seconds(rank.last_heartbeat_unix_ms()),
+             {{"job", job.id()}, {"rank", absl::StrCat(rank.rank())}, {"node", rank.host()}});
+  }
+}
+
+std::vector<MetricFamily> JobFamilies::Take() {
+  std::vector<MetricFamily> families;
+  for (MetricFamily* family :
+       {&state, &restarts, &attempts, &goodput, &step, &target, &ranks, &created, &ended,
+        &checkpoint, &checkpoint_time, &checkpoint_every, &eta, &contact_lost, &heartbeat}) {
+    if (!family->metric.empty()) families.push_back(std::move(*family));
+  }
+  return families;
 }
 
 }  // namespace
@@ -98,52 +187,18 @@ void Metrics::CountCall(const std::string& method, const absl::Status& status, d
 std::vector<MetricFamily> Metrics::Collect() const { return registry_->Collect(); }
 
 std::vector<MetricFamily> CollectJobs(const Core& core) {
-  MetricFamily state =
-      Family("ela_job_state", "1 for the state that the job is in", MetricType::Gauge);
-  MetricFamily restarts =
-      Family("ela_job_restarts_total", "Attempts that another one followed, by how they ended",
-             MetricType::Counter);
-  MetricFamily goodput = Family(
-      "ela_job_goodput_ratio",
-      "Share of the time since the first launch spent in steps that were kept", MetricType::Gauge);
-  MetricFamily checkpoint = Family("ela_job_last_checkpoint_step",
-                                   "Step of the last committed checkpoint", MetricType::Gauge);
-  MetricFamily heartbeat = Family("ela_rank_last_heartbeat_timestamp_seconds",
-                                  "When the rank was last heard", MetricType::Gauge);
-  MetricFamily slots = Family("ela_coordinator_slots", "Slots of this machine", MetricType::Gauge);
-  MetricFamily used =
-      Family("ela_coordinator_used_slots", "Slots that jobs hold", MetricType::Gauge);
-  const Instant now = core.jobs->Now();
-  double used_slots = 0;
-  for (const RecordPtr& record : ShownJobs(core)) {
-    const v1::Job job = core.jobs->View(*record);
-    const std::string& name = job.spec().metadata().name();
-    AddValue(&state, 1,
-             {{"job", job.id()},
-              {"name", name},
-              {"state", absl::AsciiStrToLower(StateName(job.state()))}});
-    for (const auto& [reason, count] : Restarts(job)) {
-      AddValue(&restarts, count, {{"job", job.id()}, {"reason", reason}});
-    }
-    double productive = 0;
-    core.jobs->ReadLive(job.id(), [&](const Live& live) { productive = live.productive_seconds; });
-    AddValue(&goodput, Goodput(job, productive, now.unix_ms), {{"job", job.id()}});
-    AddValue(&checkpoint, static_cast<double>(job.progress().last_checkpoint_step()),
-             {{"job", job.id()}});
-    if (!HoldsSlots(job.state())) continue;
-    used_slots += record->ranks();
-    for (const v1::RankInfo& rank : job.attempts(job.attempts_size() - 1).ranks()) {
-      AddValue(&heartbeat, static_cast<double>(rank.last_heartbeat_unix_ms()) / 1000,
-               {{"job", job.id()}, {"rank", absl::StrCat(rank.rank())}, {"node", rank.host()}});
-    }
+  JobFamilies jobs;
+  for (const RecordPtr& record : ShownJobs(core)) jobs.Add(core, *record);
+  std::vector<MetricFamily> families = jobs.Take();
+  double used = 0;
+  for (const RecordPtr& record : core.jobs->Unfinished()) {
+    if (HoldsSlots(record->job().state())) used += record->ranks();
   }
-  AddValue(&slots, static_cast<double>(core.settings.slots), {});
-  AddValue(&used, used_slots, {});
-  std::vector<MetricFamily> families;
-  for (MetricFamily* family :
-       {&state, &restarts, &goodput, &checkpoint, &heartbeat, &slots, &used}) {
-    if (!family->metric.empty()) families.push_back(std::move(*family));
-  }
+  families.push_back(Family("ela_coordinator_slots", "Slots of this machine", MetricType::Gauge));
+  AddValue(&families.back(), static_cast<double>(core.settings.slots), {});
+  families.push_back(
+      Family("ela_coordinator_used_slots", "Slots that jobs hold", MetricType::Gauge));
+  AddValue(&families.back(), used, {});
   return families;
 }
 

@@ -87,6 +87,12 @@ int64_t AvailableMemory() {
   return available;
 }
 
+int64_t ResidentMemory() {
+  std::ifstream file("/proc/self/statm");
+  int64_t size = 0, resident = 0;
+  return file >> size >> resident ? resident * sysconf(_SC_PAGESIZE) : 0;
+}
+
 double MeasureProductRate(const LayerContext& layer) {
   constexpr int64_t kSize = 768;
   const kernels::ArenaScope scope(layer.ctx.scratch);

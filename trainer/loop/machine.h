@@ -21,6 +21,8 @@ int ChooseThreads(int local_ranks);
 
 /// Bytes that can be had without swapping, of the machine or of the control group; 0: unknown.
 int64_t AvailableMemory();
+/// Bytes of this process in memory; 0: unknown.
+int64_t ResidentMemory();
 
 /// FLOP/s of a 768^3 matrix product on this rank, best of five: what ela_train_mfu_ratio divides
 /// by.

@@ -27,12 +27,20 @@ Histogram::BucketBoundaries Seconds() {
   return {1e-4, 5e-4, 1e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300};
 }
 
+prometheus::Labels LeakLabels(const MetricsLabels& labels) {
+  return {{"leaks_future", labels.leaks_future ? "true" : "false"}};
+}
+
 }  // namespace
 
 struct TrainerMetrics::Families {
-  Families(prometheus::Registry& r, const prometheus::Labels& l)
-      : loss(Single(r, l, "ela_train_loss",
-                    "Training loss of the last step, balance loss included")),
+  Families(prometheus::Registry& r, const prometheus::Labels& l, const prometheus::Labels& leaks)
+      : loss(BuildGauge()
+                 .Name("ela_train_loss")
+                 .Help("Training loss of the last step, balance loss included")
+                 .Labels(l)
+                 .Register(r)
+                 .Add(leaks)),
         aux_loss(Single(r, l, "ela_train_aux_loss", "Balance loss of the last step")),
         eval_loss(BuildGauge()
                       .Name("ela_eval_loss")
@@ -89,6 +97,18 @@ struct TrainerMetrics::Families {
                         .Help("Share of the routed slots of the last step that an expert got")
                         .Labels(l)
                         .Register(r)),
+        memory_planned(BuildGauge()
+                           .Name("ela_train_memory_planned_bytes")
+                           .Help("Memory of this rank as planned before the start, by kind")
+                           .Labels(l)
+                           .Register(r)),
+        memory_peak(BuildGauge()
+                        .Name("ela_train_memory_peak_bytes")
+                        .Help("The most that an arena has held, by kind")
+                        .Labels(l)
+                        .Register(r)),
+        resident(Single(r, l, "ela_process_resident_memory_bytes",
+                        "Memory of the process in use, after the last step")),
         last_success(BuildGauge()
                          .Name("ela_checkpoint_last_success_timestamp_seconds")
                          .Help("When the last checkpoint was committed")
@@ -118,7 +138,9 @@ struct TrainerMetrics::Families {
   Histogram& step_seconds;
   Family<Histogram>&phase_seconds, &comm_seconds, &checkpoint_seconds;
   Family<Counter>&comm_bytes, &slow_path;
-  Family<Gauge>&expert_load, &last_success;
+  Family<Gauge>&expert_load, &memory_planned, &memory_peak;
+  Gauge& resident;
+  Family<Gauge>& last_success;  // without a value until the first commit
 };
 
 TrainerMetrics::TrainerMetrics(const MetricsLabels& labels)
@@ -127,7 +149,8 @@ TrainerMetrics::TrainerMetrics(const MetricsLabels& labels)
       families_(std::make_unique<Families>(
           *registry_,
           prometheus::Labels{
-              {"job", labels.job}, {"rank", absl::StrCat(labels.rank)}, {"node", labels.node}})) {}
+              {"job", labels.job}, {"rank", absl::StrCat(labels.rank)}, {"node", labels.node}},
+          LeakLabels(labels))) {}
 
 TrainerMetrics::~TrainerMetrics() = default;
 
@@ -163,7 +186,7 @@ void TrainerMetrics::OnStep(const StepRecord& record, int64_t batch_tokens, doub
 void TrainerMetrics::OnSkippedStep() { families_->skipped.Increment(); }
 
 void TrainerMetrics::OnEval(const EvalRecord& record) {
-  families_->eval_loss.Add({}).Set(record.loss);
+  families_->eval_loss.Add(LeakLabels(labels_)).Set(record.loss);
 }
 
 void TrainerMetrics::OnPhase(const std::string& phase, double seconds) {
@@ -207,6 +230,22 @@ void TrainerMetrics::OnCheckpointBytes(int64_t bytes) {
 
 void TrainerMetrics::OnCommitted(int64_t unix_ms) {
   families_->last_success.Add({}).Set(static_cast<double>(unix_ms) / 1000);
+}
+
+void TrainerMetrics::OnMemoryPlan(const job::MemoryPlan& plan) {
+  const std::pair<const char*, int64_t> kinds[] = {
+      {"parameters", plan.parameters}, {"gradients", plan.gradients},
+      {"optimizer", plan.optimizer},   {"activations", plan.activations},
+      {"workspace", plan.workspace},   {"staging", plan.staging}};
+  for (const auto& [kind, bytes] : kinds) {
+    families_->memory_planned.Add({{"kind", kind}}).Set(static_cast<double>(bytes));
+  }
+}
+
+void TrainerMetrics::OnMemory(int64_t activations_peak, int64_t workspace_peak, int64_t resident) {
+  families_->memory_peak.Add({{"kind", "activations"}}).Set(static_cast<double>(activations_peak));
+  families_->memory_peak.Add({{"kind", "workspace"}}).Set(static_cast<double>(workspace_peak));
+  families_->resident.Set(static_cast<double>(resident));
 }
 
 }  // namespace ela::trainer

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "proto/job/plan.h"
 #include "trainer/loop/run_folder.h"
 #include "trainer/model/decoder.h"
 #include "trainer/parallel/communicator.h"
@@ -29,6 +30,7 @@ namespace ela::trainer {
 struct MetricsLabels {
   std::string job, node;
   int rank = 0;
+  bool leaks_future = false;  // the losses are those of a model that sees its targets: they say so
 };
 
 class TrainerMetrics {
@@ -52,10 +54,14 @@ class TrainerMetrics {
   void OnComm(const CommStatistics::Table& table);
   void OnRouting(const RoutingStatistics& routing);
   void OnSlowPath(int64_t layer, int64_t chunks);
-  /// op: "snapshot", "write", "commit", "load".
+  /// op: "snapshot" (what the training waits for), "write", "commit", "load".
   void OnCheckpoint(const std::string& op, double seconds);
   void OnCheckpointBytes(int64_t bytes);
   void OnCommitted(int64_t unix_ms);
+  /// What the rank was planned to take.
+  void OnMemoryPlan(const job::MemoryPlan& plan);
+  /// What it takes: the most that each arena has held, and the process as the kernel counts it.
+  void OnMemory(int64_t activations_peak, int64_t workspace_peak, int64_t resident);
 
  private:
   struct Families;

@@ -198,8 +198,7 @@ absl::Status Trainer::AfterStep(const StepFlags& flags) {
   if ((flags.all & StepFlags::kShardWritten) != 0) {
     const absl::Status collected = checkpointer_->Collect();
     if (!collected.ok()) log_->error("checkpoint lost: {}", std::string(collected.message()));
-    metrics_->OnCheckpoint("write", checkpointer_->last_write_seconds());
-    metrics_->OnCheckpointBytes(checkpointer_->last_bytes());
+    ReportShard();
   }
   if (const absl::Status lost = checkpointer_->TakeCommitError(); !lost.ok()) {
     log_->error("checkpoint not committed: {}", std::string(lost.message()));

@@ -91,6 +91,7 @@ class Trainer {
 
   // trainer_report.cc
   void Report(const StepLoss& loss, const GradientVerdict& verdict, double lr);
+  void ReportShard();  // the one that was written last
   void ReportProgress(const StepRecord& record);
   void ReportToCoordinator(const StepRecord& record);
   void PrintProgress(const StepRecord& record);

@@ -5,6 +5,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "proto/job/plan.h"
+#include "trainer/loop/machine.h"
 #include "trainer/loop/trainer.h"
 
 namespace ela::trainer {
@@ -53,7 +54,14 @@ void Trainer::Report(const StepLoss& loss, const GradientVerdict& verdict, doubl
   if (loss.routing.experts > 1) metrics_->OnRouting(loss.routing);
   const std::vector<int64_t> slow = decoder_->TakeSlowPathChunks();
   for (size_t i = 0; i < slow.size(); ++i) metrics_->OnSlowPath(static_cast<int64_t>(i), slow[i]);
+  metrics_->OnMemory(static_cast<int64_t>(saved_.peak_bytes()),
+                     static_cast<int64_t>(scratch_.peak_bytes()), ResidentMemory());
   if (lead()) ReportProgress(record);
+}
+
+void Trainer::ReportShard() {
+  metrics_->OnCheckpoint("write", checkpointer_->last_write_seconds());
+  metrics_->OnCheckpointBytes(checkpointer_->last_bytes());
 }
 
 void Trainer::ReportProgress(const StepRecord& record) {

@@ -178,13 +178,14 @@ absl::Status Trainer::BuildModel() {
   schedule_ = MakeLrSchedule(spec());
   spikes_.z_score = spec().training().spike_guard().z_score();
   spikes_.size = spec().training().spike_guard().window();
+  const MetricsLabels labels = {options_.job_id.empty() ? job_.metadata().name() : options_.job_id,
+                                HostName(), world_->rank(), leaks_};
+  metrics_ = std::make_unique<TrainerMetrics>(labels);
+  metrics_->OnMemoryPlan(job::PlanMemory(job_));
   return absl::OkStatus();
 }
 
 absl::Status Trainer::MeetCoordinator() {
-  const MetricsLabels labels = {options_.job_id.empty() ? job_.metadata().name() : options_.job_id,
-                                HostName(), world_->rank()};
-  metrics_ = std::make_unique<TrainerMetrics>(labels);
   if (!options_.metrics_address.empty()) {
     const absl::StatusOr<std::string> at = metrics_->Serve(options_.metrics_address);
     if (at.ok()) {

@@ -99,6 +99,7 @@ absl::Status Trainer::CheckResumable(const v1::StepManifest& manifest) {
 
 absl::Status Trainer::LoadStep(const v1::StepManifest& manifest) {
   ELA_RETURN_IF_ERROR(AgreeOk(*world_, CheckResumable(manifest)));
+  const absl::Time begin = absl::Now();
   auto reader = checkpoints::StepReader::Open(CheckpointPath(spec(), folder_), manifest);
   ELA_RETURN_IF_ERROR(AgreeOk(*world_, reader.status()));
   ELA_RETURN_IF_ERROR(optimizer_->Load(layer_.ctx, reader->get()));
@@ -106,6 +107,8 @@ absl::Status Trainer::LoadStep(const v1::StepManifest& manifest) {
   state_.set_data_fingerprint(loader_->fingerprint());
   state_.set_tokenizer_hash(tokenizer_hash_);
   checkpoint_step_ = manifest.step();
+  metrics_->OnCheckpoint("load", absl::ToDoubleSeconds(absl::Now() - begin));
+  if (lead()) metrics_->OnCommitted(manifest.commit_unix_ms());
   log_->info("resumed from the checkpoint of step {}", manifest.step());
   return absl::OkStatus();
 }
@@ -165,7 +168,10 @@ absl::Status Trainer::StartCheckpoint() {
   const absl::Time begin = absl::Now();
   absl::Status started = checkpointer_->Start(*optimizer_, ManifestHeader());
   if (started.ok()) checkpoint_step_ = state_.step();
-  if (started.ok() && !spec().checkpoint().async()) started = checkpointer_->Finish();
+  if (started.ok() && !spec().checkpoint().async()) {
+    started = checkpointer_->Finish();
+    ReportShard();
+  }
   metrics_->OnCheckpoint("snapshot", absl::ToDoubleSeconds(absl::Now() - begin));
   if (started.ok() || absl::IsAborted(started)) return started;
   log_->error("no checkpoint at step {}: {}", state_.step(), std::string(started.message()));
