@@ -122,7 +122,7 @@ absl::Status BroadcastReachesAllFromAnyRoot(Communicator& world) {
   return absl::OkStatus();
 }
 
-/// Of all numbers that a rank drew before the barrier, a sum afterwards knows them all.
+/// An all-gather goes on over barriers.
 absl::Status BarriersDoNotDisturbWhatIsUnderWay(Communicator& world) {
   const Bytes mine = Pattern(30, world.rank(), 0, 6);
   Bytes recv(30 * static_cast<size_t>(world.size()));
