@@ -1,0 +1,359 @@
+#include "trainer/optim/zero1_optimizer.h"
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "tests/support/op_testing.h"
+#include "tests/trainer/optim/optimizer_testing.h"
+
+namespace ela::trainer {
+namespace {
+
+using kernels::DType;
+using kernels::Tensor;
+
+/// The state of all ranks after `steps` updates.
+std::map<std::string, std::map<int64_t, float>> StateAfter(int steps, const MeshSizes& sizes,
+                                                           DType dtype = DType::kF32,
+                                                           bool zero1 = true) {
+  Assembled assembled;
+  OptimizerConfig config;
+  config.zero1 = zero1;
+  OnMesh(sizes, {.dtype = dtype}, config, [&](OptimizerRank& rank) {
+    ELA_RETURN_IF_ERROR(rank.Steps(steps));
+    assembled.Add(rank.optimizer->Pieces());
+    return absl::OkStatus();
+  });
+  return assembled.tensors();
+}
+
+TEST(Zero1Optimizer, PiecesTileEveryTensorOnceOnAnyMesh) {
+  const std::vector<v1::TensorRecord> records = CheckpointTensors(job::Parameters(SmallModel()));
+  for (const MeshSizes& sizes : ManyMeshes()) {
+    const auto tensors = StateAfter(0, sizes);
+    ASSERT_EQ(tensors.size(), records.size());
+    for (const v1::TensorRecord& record : records) {
+      int64_t numel = 1;
+      for (const int64_t extent : record.shape()) numel *= extent;
+      const auto& elements = tensors.at(record.name());
+      EXPECT_EQ(static_cast<int64_t>(elements.size()), numel) << record.name();
+      EXPECT_EQ(elements.begin()->first, 0);
+      EXPECT_EQ(elements.rbegin()->first, numel - 1);
+    }
+  }
+}
+
+TEST(Zero1Optimizer, StateIsTheSameBitsOnAnyMesh) {
+  for (const DType dtype : {DType::kF32, DType::kBf16}) {
+    const auto expected = StateAfter(3, {1, 1, 1}, dtype);
+    for (const MeshSizes& sizes : ManyMeshes()) {
+      EXPECT_TRUE(StateAfter(3, sizes, dtype) == expected)
+          << sizes.data << " x " << sizes.sequence << " x " << sizes.expert;
+    }
+  }
+}
+
+TEST(Zero1Optimizer, OnAndOffGiveTheSameBits) {
+  for (const DType dtype : {DType::kF32, DType::kBf16}) {
+    for (const MeshSizes& sizes : {MeshSizes{1, 3, 3}, MeshSizes{2, 2, 2}, MeshSizes{4, 1, 2}}) {
+      EXPECT_TRUE(StateAfter(3, sizes, dtype, true) == StateAfter(3, sizes, dtype, false));
+    }
+  }
+}
+
+TEST(Zero1Optimizer, StartsFromTheSourceWithoutMoments) {
+  const auto tensors = StateAfter(0, {2, 2, 4});
+  for (const job::ParameterInfo& info : job::Parameters(SmallModel())) {
+    std::vector<float> expected(static_cast<size_t>(info.numel()));
+    InitialValues(info, 2, 3, 0, info.numel(), expected.data());
+    for (int64_t i = 0; i < info.numel(); ++i) {
+      EXPECT_EQ(tensors.at("model/" + info.name).at(i), expected[static_cast<size_t>(i)]);
+      EXPECT_EQ(tensors.at("adam_m/" + info.name).at(i), 0);
+      EXPECT_EQ(tensors.at("adam_v/" + info.name).at(i), 0);
+    }
+  }
+}
+
+TEST(Zero1Optimizer, EveryRankHoldsTheParametersOfAllMasters) {
+  for (const DType dtype : {DType::kF32, DType::kBf16}) {
+    const auto masters = StateAfter(2, {1, 1, 1}, dtype);
+    OnMesh({2, 3, 6}, {.dtype = dtype}, {}, [&](OptimizerRank& rank) {
+      ELA_RETURN_IF_ERROR(rank.Steps(2));
+      for (const ParameterClass cls : kParameterClasses) {
+        for (const ParameterSegment& segment : rank.store->segments(cls)) {
+          const Tensor param = rank.store->param(segment.info.name);
+          const auto& master = masters.at("model/" + segment.info.name);
+          for (int64_t i = 0; i < param.numel(); ++i) {
+            const float x = master.at(i);
+            const double rounded = dtype == DType::kBf16 ? float(kernels::Bf16(x)) : x;
+            EXPECT_EQ(testing::Get(param, i), rounded) << segment.info.name;
+          }
+        }
+      }
+      return absl::OkStatus();
+    });
+  }
+}
+
+/// AdamW as its authors write it, in double, without sharding.
+TEST(Zero1Optimizer, StepsAsAdamWDoes) {
+  const int kSteps = 3;
+  const auto actual = StateAfter(kSteps, {2, 1, 2});
+  const std::vector<job::ParameterInfo> parameters = job::Parameters(SmallModel());
+  std::array<double, kSteps + 1> clip{};
+  for (int step = 1; step <= kSteps; ++step) {
+    double squares = 0;
+    for (const job::ParameterInfo& info : parameters) {
+      for (int64_t i = 0; i < info.numel(); ++i) {
+        double g = 0;
+        for (int s = 0; s < kSamples; ++s) g += SampleGradient(info, i, s + kSamples * step);
+        squares += g * g;
+      }
+    }
+    clip[static_cast<size_t>(step)] = std::fmin(1, 1 / std::sqrt(squares));
+  }
+  for (const job::ParameterInfo& info : parameters) {
+    std::vector<float> initial(static_cast<size_t>(info.numel()));
+    InitialValues(info, 2, 3, 0, info.numel(), initial.data());
+    for (int64_t i = 0; i < info.numel(); ++i) {
+      double w = initial[static_cast<size_t>(i)], m = 0, v = 0;
+      for (int step = 1; step <= kSteps; ++step) {
+        double g = 0;
+        for (int s = 0; s < kSamples; ++s) g += SampleGradient(info, i, s + kSamples * step);
+        g *= clip[static_cast<size_t>(step)];
+        m = 0.9 * m + 0.1 * g;
+        v = 0.95 * v + 0.05 * g * g;
+        const double m_hat = m / (1 - std::pow(0.9, step)), v_hat = v / (1 - std::pow(0.95, step));
+        w -= 0.01 * (m_hat / (std::sqrt(v_hat) + 1e-8) + (info.decays ? 0.1 : 0) * w);
+      }
+      EXPECT_NEAR(actual.at("model/" + info.name).at(i), w, 2e-6) << info.name;
+    }
+  }
+}
+
+/// Gradients that are all the same number.
+void FillAll(OptimizerRank& rank, float value) {
+  for (const ParameterClass cls : kParameterClasses) {
+    testing::Fill(rank.store->flat_grads(cls), value);
+  }
+}
+
+TEST(Zero1Optimizer, ClipsByOneNormThatIsTheSameOnAnyMesh) {
+  std::mutex mutex;
+  std::vector<GradientVerdict> verdicts;
+  for (const MeshSizes& sizes : ManyMeshes()) {
+    OnMesh(sizes, {}, {}, [&](OptimizerRank& rank) {
+      rank.FillGradients(1);
+      ELA_ASSIGN_OR_RETURN(const GradientVerdict verdict,
+                           rank.optimizer->ReduceGradients(rank.ctx, true));
+      const std::lock_guard<std::mutex> lock(mutex);
+      verdicts.push_back(verdict);
+      return absl::OkStatus();
+    });
+  }
+  double squares = 0;
+  for (const job::ParameterInfo& info : job::Parameters(SmallModel())) {
+    for (int64_t i = 0; i < info.numel(); ++i) {
+      double g = 0;
+      for (int s = 0; s < kSamples; ++s) g += SampleGradient(info, i, s + kSamples);
+      squares += g * g;
+    }
+  }
+  for (const GradientVerdict& verdict : verdicts) {
+    EXPECT_TRUE(verdict.finite);
+    EXPECT_DOUBLE_EQ(verdict.norm, std::sqrt(squares));
+    EXPECT_DOUBLE_EQ(verdict.clip_scale, 1 / std::sqrt(squares));
+  }
+}
+
+TEST(Zero1Optimizer, DoesNotScaleWhatIsBelowTheLimitOrUnlimited) {
+  for (const double limit : {1e9, 0.0}) {
+    OptimizerConfig config;
+    config.grad_clip_norm = limit;
+    OnMesh({2, 1, 2}, {}, config, [&](OptimizerRank& rank) {
+      rank.FillGradients(1);
+      ELA_ASSIGN_OR_RETURN(const GradientVerdict verdict,
+                           rank.optimizer->ReduceGradients(rank.ctx, true));
+      EXPECT_EQ(verdict.clip_scale, 1);
+      return absl::OkStatus();
+    });
+  }
+}
+
+TEST(Zero1Optimizer, AZeroGradientHasNormZero) {
+  OnMesh({2, 1, 2}, {}, {}, [&](OptimizerRank& rank) {
+    FillAll(rank, 0);
+    ELA_ASSIGN_OR_RETURN(const GradientVerdict verdict,
+                         rank.optimizer->ReduceGradients(rank.ctx, true));
+    EXPECT_TRUE(verdict.finite);
+    EXPECT_EQ(verdict.norm, 0);
+    EXPECT_EQ(verdict.clip_scale, 1);
+    return rank.optimizer->Update(rank.ctx, verdict, 0.01, 1);
+  });
+}
+
+/// Every rank hears of a number on rank `bad` that isn't finite.
+void ExpectAgreed(const MeshSizes& sizes, int bad, ParameterClass cls, float value,
+                  const StoreOptions& options = {}) {
+  OnMesh(sizes, options, {}, [&](OptimizerRank& rank) {
+    rank.FillGradients(1);
+    const Tensor grads = rank.store->flat_grads(cls);
+    // The last element that is none of the padding.
+    if (rank.mesh->world().rank() == bad) {
+      grads.as<float>()[rank.store->numel(cls) - 1] = value;
+    }
+    ELA_ASSIGN_OR_RETURN(const GradientVerdict verdict,
+                         rank.optimizer->ReduceGradients(rank.ctx, true));
+    EXPECT_FALSE(verdict.finite) << "rank " << rank.mesh->world().rank() << ", bad " << bad;
+    return absl::OkStatus();
+  });
+}
+
+TEST(Zero1Optimizer, AllRanksHearOfANumberThatIsNotFinite) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const float inf = std::numeric_limits<float>::infinity();
+  const MeshSizes sizes{2, 2, 2};
+  for (int bad = 0; bad < sizes.world(); ++bad) {
+    for (const float value : {nan, inf, -inf}) {
+      ExpectAgreed(sizes, bad, ParameterClass::kDense, value);
+      ExpectAgreed(sizes, bad, ParameterClass::kExpert, value);
+    }
+  }
+}
+
+TEST(Zero1Optimizer, SumsThatOverflowAreNotFinite) {
+  OnMesh({4, 1, 1}, {}, {}, [&](OptimizerRank& rank) {
+    FillAll(rank, 0);
+    rank.store->flat_grads(ParameterClass::kDense).as<float>()[5] = 2e38f;
+    ELA_ASSIGN_OR_RETURN(const GradientVerdict verdict,
+                         rank.optimizer->ReduceGradients(rank.ctx, true));
+    EXPECT_FALSE(verdict.finite);
+    return absl::OkStatus();
+  });
+}
+
+TEST(Zero1Optimizer, LargeFiniteGradientsHaveAFiniteNorm) {
+  OnMesh({2, 1, 1}, {}, {}, [&](OptimizerRank& rank) {
+    FillAll(rank, 1e38f);
+    ELA_ASSIGN_OR_RETURN(const GradientVerdict verdict,
+                         rank.optimizer->ReduceGradients(rank.ctx, true));
+    EXPECT_TRUE(verdict.finite);
+    const double n = static_cast<double>(job::ParameterCount(SmallModel()));
+    EXPECT_NEAR(verdict.norm / (2e38 * std::sqrt(n)), 1, 1e-6);
+    return absl::OkStatus();
+  });
+}
+
+TEST(Zero1Optimizer, AllRanksHearOfALossThatIsNotFinite) {
+  const MeshSizes sizes{2, 2, 4};
+  for (int bad = 0; bad < sizes.world(); ++bad) {
+    OnMesh(sizes, {}, {}, [&](OptimizerRank& rank) {
+      rank.FillGradients(1);
+      const bool locally_finite = rank.mesh->world().rank() != bad;
+      ELA_ASSIGN_OR_RETURN(const GradientVerdict verdict,
+                           rank.optimizer->ReduceGradients(rank.ctx, locally_finite));
+      EXPECT_FALSE(verdict.finite);
+      return absl::OkStatus();
+    });
+  }
+}
+
+TEST(Zero1OptimizerDeathTest, RefusesToUpdateWithWhatIsNotFinite) {
+  GradientVerdict verdict;
+  verdict.finite = false;
+  OptimizerRank rank;
+  const std::unique_ptr<Communicator> world = MakeSingleRank({});
+  ASSERT_TRUE(rank.Build(*world, {1, 1, 1}, {}, {}).ok());
+  EXPECT_DEATH(rank.optimizer->Update(rank.ctx, verdict, 0.01, 1).IgnoreError(), "not finite");
+}
+
+TEST(Zero1Optimizer, AFrozenBaseKeepsItsBitsAndCountsInNoNorm) {
+  for (const DType dtype : {DType::kF32, DType::kBf16}) {
+    Assembled before, after;
+    const StoreOptions lobe_only{.dtype = dtype, .lobe_only = true};
+    OnMesh({2, 2, 2}, lobe_only, {}, [&](OptimizerRank& rank) {
+      before.Add(rank.optimizer->Pieces());
+      FillAll(rank, 1);
+      ELA_ASSIGN_OR_RETURN(const GradientVerdict verdict,
+                           rank.optimizer->ReduceGradients(rank.ctx, true));
+      EXPECT_DOUBLE_EQ(verdict.norm, 4 * std::sqrt(2 * (8 + 3 * 64)));
+      ELA_RETURN_IF_ERROR(rank.optimizer->Update(rank.ctx, verdict, 0.01, 1));
+      ELA_RETURN_IF_ERROR(rank.Steps(2));
+      after.Add(rank.optimizer->Pieces());
+      return absl::OkStatus();
+    });
+    for (const auto& [name, elements] : before.tensors()) {
+      const bool lobe = name.find(".lobe.") != std::string::npos;
+      EXPECT_EQ(after.tensors().at(name) == elements, !lobe) << name;
+    }
+  }
+}
+
+TEST(Zero1Optimizer, AFrozenGradientThatIsNotFiniteIsHeardOfToo) {
+  ExpectAgreed({2, 1, 2}, 1, ParameterClass::kExpert, std::numeric_limits<float>::quiet_NaN(),
+               {.lobe_only = true});
+}
+
+TEST(Zero1Optimizer, StateShrinksWithTheRanksThatShareIt) {
+  const int64_t experts = 2 * 12 * 3 * 8 * 5;
+  const int64_t dense = job::ParameterCount(SmallModel()) - experts;
+  const auto round_up = [](int64_t n, int64_t m) { return (n + m - 1) / m * m; };
+  for (const DType dtype : {DType::kF32, DType::kBf16}) {
+    const int64_t floats = dtype == DType::kBf16 ? 3 : 2;
+    for (const MeshSizes& sizes : ManyMeshes()) {
+      const int64_t w = sizes.world(), own = experts / sizes.expert, ed = sizes.expert_data();
+      const int64_t shard = round_up(dense, w) / w + round_up(own, ed) / ed;
+      OnMesh(sizes, {.dtype = dtype}, {}, [&](OptimizerRank& rank) {
+        EXPECT_EQ(rank.optimizer->state_bytes(), 4 * floats * shard);
+        return absl::OkStatus();
+      });
+      OnMesh(sizes, {.dtype = dtype}, {.zero1 = false}, [&](OptimizerRank& rank) {
+        const int64_t all = round_up(dense, w) + round_up(own, ed);
+        EXPECT_EQ(rank.optimizer->state_bytes(), 4 * floats * all);
+        return absl::OkStatus();
+      });
+    }
+  }
+}
+
+TEST(Zero1Optimizer, ASnapshotStaysWhatItWas) {
+  Assembled before, snapshot_after, live_after;
+  OnMesh({2, 1, 2}, {}, {}, [&](OptimizerRank& rank) {
+    OptimizerSnapshot snapshot;
+    ELA_RETURN_IF_ERROR(rank.Steps(1));
+    before.Add(rank.optimizer->Pieces());
+    rank.optimizer->Snapshot(&snapshot);
+    const float* memory = snapshot.memory.data();
+    ELA_RETURN_IF_ERROR(rank.Steps(2));
+    snapshot_after.Add(snapshot.pieces);
+    live_after.Add(rank.optimizer->Pieces());
+    rank.optimizer->Snapshot(&snapshot);
+    EXPECT_EQ(snapshot.memory.data(), memory);  // reused
+    return absl::OkStatus();
+  });
+  EXPECT_TRUE(snapshot_after.tensors() == before.tensors());
+  EXPECT_FALSE(live_after.tensors() == before.tensors());
+}
+
+TEST(Zero1Optimizer, AnErrorOfTheSourceOnOneRankIsReturnedByAll) {
+  std::mutex mutex;
+  int failed = 0;
+  const absl::Status status = RunLocalRanks(4, [&](Communicator& world) {
+    OptimizerRank rank;
+    ELA_RETURN_IF_ERROR(rank.Build(world, {4, 1, 1}, {}, {}));
+    const absl::Status filled =
+        rank.optimizer->Fill(rank.ctx, [&](const job::ParameterInfo&, int64_t, int64_t, float*) {
+          return world.rank() == 2 ? absl::DataLossError("torn") : absl::OkStatus();
+        });
+    EXPECT_TRUE(absl::IsDataLoss(filled)) << filled;
+    const std::lock_guard<std::mutex> lock(mutex);
+    ++failed;
+    return absl::OkStatus();
+  });
+  EXPECT_TRUE(status.ok()) << status;
+  EXPECT_EQ(failed, 4);
+}
+
+}  // namespace
+}  // namespace ela::trainer
