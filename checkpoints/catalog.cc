@@ -113,13 +113,14 @@ class CatalogImpl : public Catalog {
     absl::MutexLock lock(&mutex_);
     {
       ELA_ASSIGN_OR_RETURN(const Store store, OpenStore(path_));
-      ELA_ASSIGN_OR_RETURN(const CatalogState state, LoadState(path_, store.get()));
-      ELA_RETURN_IF_ERROR(CheckFence(state.fence));
+      ELA_ASSIGN_OR_RETURN(const int64_t fence, LoadFence(path_, store.get()));
+      ELA_RETURN_IF_ERROR(CheckFence(fence));
+      ELA_ASSIGN_OR_RETURN(const std::optional<v1::StepManifest> replaced,
+                           LoadStep(path_, store.get(), manifest.step()));
       kv::Batch batch;
       batch.Put(StepKey(manifest.step()), Seal(manifest));
-      const auto replaced = state.steps.find(manifest.step());
-      if (replaced != state.steps.end() && replaced->second.attempt() != attempt_) {
-        batch.Put(GoneKey(StepName(manifest.step(), replaced->second.attempt())), "");
+      if (replaced.has_value() && replaced->attempt() != attempt_) {
+        batch.Put(GoneKey(StepName(manifest.step(), replaced->attempt())), "");
       }
       ELA_RETURN_IF_ERROR(store->Write(batch));
     }
@@ -179,7 +180,9 @@ class CatalogImpl : public Catalog {
   void WriteCopy(const v1::StepManifest& manifest) {
     const std::string folder = StepFolder(path_, manifest.step(), manifest.attempt());
     const std::string file = CommitFile(folder);
-    if (!kv::Exists(folder) || kv::Exists(file)) return;
+    if (!kv::Exists(folder)) return;
+    const auto there = kv::ReadFile(file);
+    if (there.ok() && Unseal(*there, file).ok()) return;
     kv::WriteFileDurably(file, Seal(manifest)).IgnoreError();
   }
 

@@ -17,27 +17,39 @@ std::string StepKey(int64_t step) {
 }
 std::string GoneKey(const std::string& step_name) { return absl::StrCat(kGonePrefix, step_name); }
 
+absl::StatusOr<int64_t> LoadFence(const std::string& path, kv::KeyValueStore* store) {
+  ELA_ASSIGN_OR_RETURN(const std::optional<std::string> value, store->Get(kFenceKey));
+  int64_t fence = 0;
+  if (!value.has_value() || absl::SimpleAtoi(*value, &fence)) return fence;
+  return absl::DataLossError(
+      absl::StrCat("key ", kFenceKey, " of ", CatalogFolder(path), " is damaged: no number"));
+}
+
+static absl::StatusOr<v1::StepManifest> ReadEntry(const std::string& path, const std::string& key,
+                                                  std::string_view value) {
+  const std::string what = absl::StrCat("key ", key, " of ", CatalogFolder(path));
+  ELA_ASSIGN_OR_RETURN(v1::StepManifest manifest, Unseal(value, what));
+  if (StepKey(manifest.step()) == key) return manifest;
+  return absl::DataLossError(absl::StrCat(what, " is damaged: it holds step ", manifest.step()));
+}
+
+absl::StatusOr<std::optional<v1::StepManifest>> LoadStep(const std::string& path,
+                                                         kv::KeyValueStore* store, int64_t step) {
+  ELA_ASSIGN_OR_RETURN(const std::optional<std::string> value, store->Get(StepKey(step)));
+  if (!value.has_value()) return std::optional<v1::StepManifest>();
+  return ReadEntry(path, StepKey(step), *value);
+}
+
 absl::StatusOr<CatalogState> LoadState(const std::string& path, kv::KeyValueStore* store) {
   CatalogState state;
-  ELA_ASSIGN_OR_RETURN(const std::optional<std::string> fence, store->Get(kFenceKey));
-  if (fence.has_value() && !absl::SimpleAtoi(*fence, &state.fence)) {
-    return absl::DataLossError(
-        absl::StrCat("key ", kFenceKey, " of ", CatalogFolder(path), " is damaged: no number"));
-  }
+  ELA_ASSIGN_OR_RETURN(state.fence, LoadFence(path, store));
   absl::Status damage;
   ELA_RETURN_IF_ERROR(
       store->Scan(kStepPrefix, "", [&](std::string_view key, std::string_view value) {
-        const std::string what =
-            absl::StrCat("key ", std::string(key), " of ", CatalogFolder(path));
-        absl::StatusOr<v1::StepManifest> manifest = Unseal(value, what);
-        if (manifest.ok() && StepKey(manifest->step()) != key) {
-          manifest = absl::DataLossError(
-              absl::StrCat(what, " is damaged: it holds step ", manifest->step()));
-        }
+        auto manifest = ReadEntry(path, std::string(key), value);
         damage = manifest.status();
-        if (!damage.ok()) return false;
-        state.steps[manifest->step()] = *std::move(manifest);
-        return true;
+        if (damage.ok()) state.steps[manifest->step()] = *std::move(manifest);
+        return damage.ok();
       }));
   ELA_RETURN_IF_ERROR(damage);
   ELA_RETURN_IF_ERROR(store->Scan(kGonePrefix, "", [&](std::string_view key, std::string_view) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -27,6 +28,10 @@ struct CatalogState {
 };
 
 /// DataLoss names the key that is damaged.
+absl::StatusOr<int64_t> LoadFence(const std::string& path, kv::KeyValueStore* store);
+/// Nothing if the step is not committed.
+absl::StatusOr<std::optional<v1::StepManifest>> LoadStep(const std::string& path,
+                                                         kv::KeyValueStore* store, int64_t step);
 absl::StatusOr<CatalogState> LoadState(const std::string& path, kv::KeyValueStore* store);
 
 /// Steps that have a whole COMMIT and are not in `state`: the catalog has lost its end, or all of

@@ -6,6 +6,7 @@
 #include "checkpoints/kv/rocksdb_support.h"
 #include "checkpoints/xxh3.h"
 #include "rocksdb/file_checksum.h"
+#include "rocksdb/table.h"
 
 namespace ela::checkpoints {
 namespace {
@@ -37,6 +38,12 @@ class Factory : public rocksdb::FileChecksumGenFactory {
 
 rocksdb::Options ShardOptions() {
   rocksdb::Options options = kv::BaseOptions(std::make_shared<kv::DamageLog>());
+  rocksdb::BlockBasedTableOptions table;
+  table.checksum = rocksdb::kXXH3;
+  table.format_version = 5;
+  table.block_size = 1;  // a block ends with the first chunk in it
+  table.no_block_cache = true;
+  options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
   options.file_checksum_gen_factory = std::make_shared<Factory>();
   options.disable_auto_compactions = true;
   options.max_open_files = -1;

@@ -1,11 +1,11 @@
 // StepReader: any interval of any tensor, from the pieces it lies in.
 #include <algorithm>
 #include <map>
-#include <set>
 #include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "checkpoints/checkpoint.h"
@@ -68,6 +68,14 @@ class StepReaderImpl : public StepReader {
   }
 
   absl::Status Verify(const Damage& damage) override {
+    const std::string copy = CommitFile(folder_);
+    const auto sealed = kv::ReadFile(copy);
+    if (!sealed.ok() && !absl::IsNotFound(sealed.status())) return sealed.status();
+    if (!sealed.ok()) {
+      damage(absl::DataLossError(absl::StrCat(copy, " is missing")));
+    } else if (const auto manifest = Unseal(*sealed, copy); !manifest.ok()) {
+      damage(manifest.status());
+    }
     for (int writer = 0; writer < manifest_.writers_size(); ++writer) {
       ELA_RETURN_IF_ERROR(VerifyShard(writer, damage));
     }
@@ -122,22 +130,26 @@ class StepReaderImpl : public StepReader {
   /// Only an error that is no damage ends it.
   absl::Status VerifyShard(int writer, const Damage& damage) {
     const v1::WriterManifest& shard_manifest = manifest_.writers(writer);
+    std::string told;
+    const Damage tell = [&](const absl::Status& fault) {
+      absl::StrAppend(&told, std::string(fault.message()), "\n");
+      damage(fault);
+    };
     const auto shard = OpenShard(writer);
-    std::set<std::string> told;  // what has been reported of this shard, to tell what else is
     if (!shard.ok()) {
       if (!absl::IsDataLoss(shard.status())) return shard.status();
-      ReportUnreadable(shard_manifest, shard.status(), damage);
+      ReportUnreadable(shard_manifest, shard.status(), tell);
+      if (!kv::Exists(ShardFolder(writer))) return absl::OkStatus();
     }
-    bool found = !shard.ok();
     for (int i = 0; shard.ok() && i < shard_manifest.pieces_size(); ++i) {
-      ELA_RETURN_IF_ERROR(
-          VerifyPiece(**shard, {&shard_manifest.pieces(i), writer}, &found, damage));
+      ELA_RETURN_IF_ERROR(VerifyPiece(**shard, {&shard_manifest.pieces(i), writer}, tell));
     }
-    // What no piece shows: the index of a table, a file that was swapped.
+    // What no piece shows: the index of a table, for one.
     for (const v1::FileRecord& file : shard_manifest.files()) {
       const absl::Status whole = Shard::CheckFile(ShardFolder(writer), file);
-      if (absl::IsDataLoss(whole) && !found) damage(whole);
       if (!whole.ok() && !absl::IsDataLoss(whole)) return whole;
+      const std::string path = absl::StrCat(ShardFolder(writer), "/", file.name());
+      if (!whole.ok() && !absl::StrContains(told, path)) damage(whole);
     }
     return absl::OkStatus();
   }
@@ -152,8 +164,7 @@ class StepReaderImpl : public StepReader {
     }
   }
 
-  absl::Status VerifyPiece(const Shard& shard, const Part& part, bool* found,
-                           const Damage& damage) {
+  absl::Status VerifyPiece(const Shard& shard, const Part& part, const Damage& damage) {
     const size_t element_bytes = tensors_[part.piece->tensor()].element_bytes;
     std::vector<char> buffer;
     Xxh3Stream hash;
@@ -172,11 +183,7 @@ class StepReaderImpl : public StepReader {
       hash.Update(buffer.data(), bytes);
       at = end;
     }
-    if (whole && hash.Digest() != part.piece->xxh3()) {
-      damage(CheckPiece(part, hash.Digest()));
-      whole = false;
-    }
-    *found = *found || !whole;
+    if (whole && hash.Digest() != part.piece->xxh3()) damage(CheckPiece(part, hash.Digest()));
     return absl::OkStatus();
   }
 

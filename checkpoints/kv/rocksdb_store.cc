@@ -121,6 +121,20 @@ absl::Status OpenError(const rocksdb::Status& status, const std::string& path,
   return absl::DataLossError(absl::StrCat(mapped.message(), " (", damage, ")"));
 }
 
+// Every opening turns the log into a file, and ascending keys never overlap, so that compaction
+// would move those files and not merge them. Should this fail, nothing is lost.
+void MergeSmallFiles(rocksdb::DB* db, rocksdb::ColumnFamilyHandle* family) {
+  constexpr size_t kMostFiles = 16, kSmallBytes = size_t{1} << 20;
+  std::vector<rocksdb::LiveFileMetaData> files;
+  db->GetLiveFilesMetaData(&files);
+  size_t bytes = 0;
+  for (const rocksdb::LiveFileMetaData& file : files) bytes += file.size;
+  if (files.size() < kMostFiles || bytes / files.size() > kSmallBytes) return;
+  rocksdb::CompactRangeOptions all;
+  all.bottommost_level_compaction = rocksdb::BottommostLevelCompaction::kForce;
+  db->CompactRange(all, family, nullptr, nullptr).PermitUncheckedError();
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<KeyValueStore>> OpenRocksDb(const std::string& path, OpenMode mode) {
@@ -142,6 +156,7 @@ absl::StatusOr<std::unique_ptr<KeyValueStore>> OpenRocksDb(const std::string& pa
         rocksdb::DB::OpenForReadOnly(rocksdb::DBOptions(options), path, families, &handles, &db);
   }
   if (!status.ok()) return OpenError(status, path, *log);
+  if (mode == OpenMode::kReadWrite) MergeSmallFiles(db, handles[0]);
   return std::make_unique<RocksDbStore>(path, std::unique_ptr<rocksdb::DB>(db), handles[0]);
 }
 

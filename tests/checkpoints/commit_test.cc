@@ -44,7 +44,7 @@ class CommitTest : public ::testing::Test {
     return *manifest;
   }
 
-  TestFolder folder_;
+  TestFolder folder_{FastFolder()};
   const std::string path_ = folder_.path("checkpoints");
   const Model model_{1};
 };
@@ -205,6 +205,18 @@ TEST_F(CommitTest, AMissingCommitFileIsWrittenAgain) {
   EXPECT_THAT(Steps(), ElementsAre(10));
   Open(2);
   EXPECT_TRUE(kv::Exists(copy));
+}
+
+TEST_F(CommitTest, ManyCommitsLeaveASmallCatalog) {
+  const auto catalog = Open(1);
+  v1::StepManifest manifest;
+  manifest.set_attempt(1);
+  for (int64_t step = 1; step <= 60; ++step) {
+    manifest.set_step(step);
+    ASSERT_EQ(catalog->Commit(manifest), absl::OkStatus());
+  }
+  EXPECT_EQ(Steps().size(), 60u);
+  EXPECT_LT(kv::ListDirectory(path_ + "/catalog")->size(), 30u);
 }
 
 }  // namespace

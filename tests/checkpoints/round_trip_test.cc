@@ -24,7 +24,7 @@ class RoundTripTest : public ::testing::Test {
     return reader.ok() ? *std::move(reader) : nullptr;
   }
 
-  TestFolder folder_;
+  TestFolder folder_{FastFolder()};
   const std::string path_ = folder_.path("checkpoints");
   const Model model_{1};
 };

@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "checkpoints/checkpoint.h"
-#include "gtest/gtest.h"
 
 namespace ela::checkpoints {
 
@@ -67,7 +66,7 @@ struct SaveOptions {
   int64_t step = 100, attempt = 1;
   int world = 3;
   size_t chunk_bytes = 512;
-  size_t sst_bytes = 4096;
+  size_t sst_bytes = 2048;
 };
 
 /// Writes all shards and returns the manifest to commit.

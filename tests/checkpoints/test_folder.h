@@ -18,8 +18,9 @@ namespace ela::checkpoints {
 
 class TestFolder {
  public:
-  TestFolder() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "ela-test-XXXXXX").string();
+  TestFolder() : TestFolder(std::filesystem::temp_directory_path()) {}
+  explicit TestFolder(const std::filesystem::path& parent) {
+    std::string pattern = (parent / "ela-test-XXXXXX").string();
     path_ = ::mkdtemp(pattern.data());
   }
   ~TestFolder() { kv::RemoveTree(path_).IgnoreError(); }
@@ -30,6 +31,12 @@ class TestFolder {
  private:
   std::string path_;
 };
+
+/// Memory, where there is such a place: for tests of many small synced files that do not need a
+/// disk.
+inline std::filesystem::path FastFolder() {
+  return ::access("/dev/shm", W_OK) == 0 ? "/dev/shm" : std::filesystem::temp_directory_path();
+}
 
 /// Files below `folder` whose name ends with `suffix`, sorted.
 inline std::vector<std::string> FilesEndingWith(const std::string& folder,

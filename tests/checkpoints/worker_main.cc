@@ -1,13 +1,16 @@
 // The process that tests kill. `checkpoint-worker hold PATH` opens a store and waits; `count PATH`
 // writes pairs of keys with ascending numbers, each batch acknowledged by one line on stdout after
-// it is durable.
+// it is durable. `save PATH WORLD` saves step after step as a new attempt, with retention; a line
+// is the number of a step that is committed.
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <string>
 #include <vector>
 
 #include "checkpoints/kv/key_value_store.h"
+#include "tests/checkpoints/step_testing.h"
 
 namespace ela::checkpoints {
 namespace {
@@ -43,10 +46,32 @@ int Count(const std::string& path) {
   }
 }
 
+int Save(const std::string& path, int world) {
+  auto catalog = Catalog::OpenForWriting(path, 0);
+  if (!catalog.ok()) return Fail(catalog.status());
+  const auto newest = (*catalog)->Latest();
+  if (!newest.ok()) return Fail(newest.status());
+  Acknowledge("attempt " + std::to_string((*catalog)->attempt()));
+  SaveOptions options;
+  options.attempt = (*catalog)->attempt();
+  options.world = world;
+  for (options.step = newest->has_value() ? (*newest)->step() + 1 : 1;; ++options.step) {
+    const Model model(static_cast<uint32_t>(options.step));
+    const absl::Status saved = SaveStep(catalog->get(), path, model, options);
+    if (!saved.ok()) return Fail(saved);
+    Acknowledge(std::to_string(options.step));
+    const absl::Status collected = (*catalog)->Collect(2, 10);
+    if (!collected.ok()) return Fail(collected);
+  }
+}
+
 int Run(const std::vector<std::string>& arguments) {
   if (arguments.size() == 2 && arguments[0] == "hold") return Hold(arguments[1]);
   if (arguments.size() == 2 && arguments[0] == "count") return Count(arguments[1]);
-  std::fprintf(stderr, "usage: checkpoint-worker hold|count PATH\n");
+  if (arguments.size() == 3 && arguments[0] == "save") {
+    return Save(arguments[1], std::atoi(arguments[2].c_str()));
+  }
+  std::fprintf(stderr, "usage: checkpoint-worker hold|count PATH | save PATH WORLD\n");
   return 2;
 }
 
