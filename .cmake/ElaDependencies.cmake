@@ -20,6 +20,7 @@ pkg_check_modules(SENTENCEPIECE REQUIRED IMPORTED_TARGET sentencepiece)
 # main. So libprotobuf is named first, and kept.
 target_link_options(PkgConfig::SENTENCEPIECE INTERFACE "SHELL:-Wl,--push-state,--no-as-needed -lprotobuf -Wl,--pop-state")
 pkg_check_modules(ZSTD REQUIRED IMPORTED_TARGET libzstd)
+pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
 pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
 pkg_check_modules(OPENBLAS REQUIRED IMPORTED_TARGET openblas)
 find_package(MPI REQUIRED COMPONENTS C)

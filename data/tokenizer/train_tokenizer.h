@@ -1,0 +1,18 @@
+// Training of a tokenizer on texts in memory.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace ela::data {
+
+/// The bytes of a SentencePiece BPE model: byte fallback, identity normalisation, no dummy prefix,
+/// whitespace kept, single digits, piece 0 unknown, piece 1 </s> ends documents. The same texts
+/// give the same bytes. InvalidArgument if the vocabulary is too small, or too large for the texts.
+absl::StatusOr<std::string> TrainSentencePiece(const std::vector<std::string>& texts,
+                                               int32_t vocab_size);
+
+}  // namespace ela::data
