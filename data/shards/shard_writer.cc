@@ -1,12 +1,15 @@
 #include "data/shards/shard_writer.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "proto/status_macros.h"
@@ -31,8 +34,8 @@ absl::Status WriteAll(int fd, std::string_view bytes, const std::string& path) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<int> CreateFile(const std::string& path) {
-  const int fd = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+absl::StatusOr<int> OpenForWriting(const std::string& path, int flags) {
+  const int fd = open(path.c_str(), flags | O_CLOEXEC, 0644);
   if (fd >= 0) return fd;
   if (errno == ENOENT || errno == ENOTDIR) {
     return absl::NotFoundError(absl::StrCat(path, ": its folder does not exist; create it first"));
@@ -60,7 +63,7 @@ absl::Status SyncFolderOf(const std::string& path) {
 }
 
 absl::Status WriteSynced(const std::string& path, std::string_view bytes) {
-  ELA_ASSIGN_OR_RETURN(const int fd, CreateFile(path));
+  ELA_ASSIGN_OR_RETURN(const int fd, OpenForWriting(path, O_WRONLY | O_CREAT | O_TRUNC));
   const absl::Status written = WriteAll(fd, bytes, path);
   const absl::Status synced = SyncAndClose(fd, path);
   return written.ok() ? synced : written;
@@ -79,6 +82,15 @@ absl::Status WriteFileSealed(const std::string& path, std::string_view bytes) {
   return SyncFolderOf(path);
 }
 
+absl::Status ShardWriter::OpenBin(int flags) {
+  ELA_ASSIGN_OR_RETURN(bin_fd_, OpenForWriting(Path(".bin"), flags));
+  if (flock(bin_fd_, LOCK_EX | LOCK_NB) == 0) return absl::OkStatus();
+  close(std::exchange(bin_fd_, -1));
+  keep_ = true;  // the files are another's
+  return absl::UnavailableError(
+      absl::StrCat(Path(".bin"), ": another build is writing it; wait for it or end it"));
+}
+
 absl::StatusOr<std::unique_ptr<ShardWriter>> ShardWriter::Create(
     const ShardWriterOptions& options) {
   const std::string idx = options.prefix + ".idx";
@@ -87,23 +99,70 @@ absl::StatusOr<std::unique_ptr<ShardWriter>> ShardWriter::Create(
         absl::StrCat(idx, ": a corpus of this name exists; choose another, or replace it"));
   }
   std::unique_ptr<ShardWriter> writer(new ShardWriter(options));
-  writer->type_ = TypeForVocab(options.vocab_size);
-  ELA_ASSIGN_OR_RETURN(writer->bin_fd_, CreateFile(options.prefix + ".bin" + kPartial));
+  ELA_RETURN_IF_ERROR(writer->OpenBin(O_RDWR | O_CREAT));
+  if (ftruncate(writer->bin_fd_, 0) != 0) return IoError(writer->Path(".bin"), "truncate");
+  unlink(writer->Path(".lengths").c_str());
   return writer;
+}
+
+absl::StatusOr<std::unique_ptr<ShardWriter>> ShardWriter::Resume(const ShardWriterOptions& options,
+                                                                 const ShardProgress& progress) {
+  std::unique_ptr<ShardWriter> writer(new ShardWriter(options));
+  ELA_RETURN_IF_ERROR(writer->OpenBin(O_RDWR | O_CREAT));
+  writer->keep_ = true;
+  ELA_RETURN_IF_ERROR(writer->ReadBack(progress));
+  return writer;
+}
+
+// Cuts the files back to what was committed, and takes the lengths and checksums from them.
+absl::Status ShardWriter::ReadBack(const ShardProgress& progress) {
+  const auto too_short = [](const std::string& path) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path,
+                     ": holds less than the interrupted build had written; remove it to "
+                     "start again"));
+  };
+  const int64_t bin_bytes = progress.tokens * TokenBytes(type_);
+  if (lseek(bin_fd_, 0, SEEK_END) < bin_bytes) return too_short(Path(".bin"));
+  if (ftruncate(bin_fd_, bin_bytes) != 0) return IoError(Path(".bin"), "truncate");
+  lseek(bin_fd_, 0, SEEK_SET);
+  std::string block(kBufferBytes, 0);
+  for (int64_t left = bin_bytes; left > 0;) {
+    const ssize_t got = read(bin_fd_, block.data(), std::min<int64_t>(left, kBufferBytes));
+    if (got <= 0) return IoError(Path(".bin"), "read");
+    bin_hasher_.Add(std::string_view(block).substr(0, static_cast<size_t>(got)));
+    left -= got;
+  }
+  lengths_.resize(static_cast<size_t>(progress.documents));
+  lengths_committed_ = lengths_.size();
+  const auto length_bytes = static_cast<int64_t>(lengths_.size() * sizeof(int32_t));
+  ELA_ASSIGN_OR_RETURN(const int fd, OpenForWriting(Path(".lengths"), O_RDWR | O_CREAT));
+  const bool whole = pread(fd, lengths_.data(), length_bytes, 0) == length_bytes &&
+                     ftruncate(fd, length_bytes) == 0;
+  close(fd);
+  if (!whole) return too_short(Path(".lengths"));
+  tokens_ = progress.tokens;
+  text_bytes_ = progress.text_bytes;
+  open_tokens_ = progress.open_tokens;
+  return absl::OkStatus();
 }
 
 ShardWriter::~ShardWriter() {
   if (bin_fd_ >= 0) close(bin_fd_);
-  if (sealed_) return;
-  for (const char* suffix : {".bin", ".json", ".idx"}) {
-    unlink((options_.prefix + suffix + kPartial).c_str());
-  }
+  if (sealed_ || keep_) return;
+  for (const char* suffix : {".bin", ".json", ".idx", ".lengths"}) unlink(Path(suffix).c_str());
 }
 
 absl::Status ShardWriter::Add(const std::vector<int32_t>& ids, int64_t text_bytes) {
-  if (ids.size() > size_t{INT32_MAX}) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("a document of ", ids.size(), " tokens is too long for the index; split it"));
+  ELA_RETURN_IF_ERROR(Append(ids, text_bytes));
+  return EndDocument();
+}
+
+absl::Status ShardWriter::Append(const std::vector<int32_t>& ids, int64_t text_bytes) {
+  if (ids.size() > static_cast<size_t>(INT32_MAX - open_tokens_)) {
+    return absl::InvalidArgumentError(absl::StrCat("a document of ",
+                                                   open_tokens_ + static_cast<int64_t>(ids.size()),
+                                                   " tokens is too long for the index; split it"));
   }
   for (const int32_t id : ids) {
     if (id < 0 || id >= options_.vocab_size) {
@@ -116,15 +175,37 @@ absl::Status ShardWriter::Add(const std::vector<int32_t>& ids, int64_t text_byte
       AppendRaw(id, &buffer_);
     }
   }
-  lengths_.push_back(static_cast<int32_t>(ids.size()));
+  open_tokens_ += static_cast<int64_t>(ids.size());
   tokens_ += static_cast<int64_t>(ids.size());
   text_bytes_ += text_bytes;
   return buffer_.size() >= kBufferBytes ? Flush() : absl::OkStatus();
 }
 
+absl::Status ShardWriter::EndDocument() {
+  lengths_.push_back(static_cast<int32_t>(open_tokens_));
+  open_tokens_ = 0;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<ShardProgress> ShardWriter::Commit() {
+  ELA_RETURN_IF_ERROR(Flush());
+  if (fdatasync(bin_fd_) != 0) return IoError(Path(".bin"), "sync");
+  ELA_ASSIGN_OR_RETURN(const int fd,
+                       OpenForWriting(Path(".lengths"), O_WRONLY | O_CREAT | O_APPEND));
+  const std::string_view added(reinterpret_cast<const char*>(lengths_.data() + lengths_committed_),
+                               (lengths_.size() - lengths_committed_) * sizeof(int32_t));
+  const absl::Status written = WriteAll(fd, added, Path(".lengths"));
+  const absl::Status synced = SyncAndClose(fd, Path(".lengths"));
+  ELA_RETURN_IF_ERROR(written);
+  ELA_RETURN_IF_ERROR(synced);
+  lengths_committed_ = lengths_.size();
+  keep_ = true;
+  return ShardProgress{documents(), tokens_, text_bytes_, open_tokens_};
+}
+
 absl::Status ShardWriter::Flush() {
   bin_hasher_.Add(buffer_);
-  ELA_RETURN_IF_ERROR(WriteAll(bin_fd_, buffer_, options_.prefix + ".bin" + kPartial));
+  ELA_RETURN_IF_ERROR(WriteAll(bin_fd_, buffer_, Path(".bin")));
   buffer_.clear();
   return absl::OkStatus();
 }
@@ -148,10 +229,11 @@ std::string ShardWriter::IndexBytes() const {
 
 absl::Status ShardWriter::Seal() {
   const std::string& prefix = options_.prefix;
+  if (open_tokens_ > 0) ELA_RETURN_IF_ERROR(EndDocument());
   ELA_RETURN_IF_ERROR(Flush());
   const int fd = bin_fd_;
   bin_fd_ = -1;
-  ELA_RETURN_IF_ERROR(SyncAndClose(fd, prefix + ".bin" + kPartial));
+  ELA_RETURN_IF_ERROR(SyncAndClose(fd, Path(".bin")));
   const std::string index = IndexBytes();
   BlockHasher index_hasher;
   index_hasher.Add(index);
@@ -164,15 +246,27 @@ absl::Status ShardWriter::Seal() {
   sidecar.text_bytes = text_bytes_;
   sidecar.bin = bin_hasher_.Finish();
   sidecar.idx = index_hasher.Finish();
-  ELA_RETURN_IF_ERROR(WriteSynced(prefix + ".idx" + kPartial, index));
-  ELA_RETURN_IF_ERROR(WriteSynced(prefix + ".json" + kPartial, SidecarToJson(sidecar)));
+  ELA_RETURN_IF_ERROR(WriteSynced(Path(".idx"), index));
+  ELA_RETURN_IF_ERROR(WriteSynced(Path(".json"), SidecarToJson(sidecar)));
   // A replaced corpus loses its index first, so that no moment pairs an old index with new tokens.
   unlink((prefix + ".idx").c_str());
   for (const char* suffix : {".bin", ".json", ".idx"}) {
-    ELA_RETURN_IF_ERROR(Rename(prefix + suffix + kPartial, prefix + suffix));
+    ELA_RETURN_IF_ERROR(Rename(Path(suffix), prefix + suffix));
   }
   sealed_ = true;
+  unlink(Path(".lengths").c_str());
   return SyncFolderOf(prefix);
+}
+
+absl::StatusOr<bool> ShardWriter::FinishSeal(const std::string& prefix) {
+  if (access((prefix + ".bin" + kPartial).c_str(), F_OK) == 0) return false;
+  for (const char* suffix : {".json", ".idx"}) {
+    const std::string partial = prefix + suffix + kPartial;
+    if (access(partial.c_str(), F_OK) == 0) ELA_RETURN_IF_ERROR(Rename(partial, prefix + suffix));
+  }
+  unlink((prefix + ".lengths" + kPartial).c_str());
+  ELA_RETURN_IF_ERROR(SyncFolderOf(prefix));
+  return access((prefix + ".idx").c_str(), F_OK) == 0;
 }
 
 }  // namespace ela::data
