@@ -58,17 +58,11 @@ struct Classes {
   int64_t shard;  // elements whose masters and moments live here
 };
 
-// Features of a head of D numbers (model.md section 1).
+// Features of a head of D numbers: hadamard_exp's are its elements, the others add a norm and a 1.
 int64_t Features(const Sizes& s, int64_t head_dim) {
-  switch (s.model.attention().kernel()) {
-    case v1::KERNEL_SUM_SQUARED:
-    case v1::KERNEL_SUB_SQUARED:
-      return head_dim + 2;
-    case v1::KERNEL_MODULATED_DOT:
-      return head_dim + 1;
-    default:
-      return head_dim;
-  }
+  const auto kernel = s.model.attention().kernel();
+  const bool exp = kernel == v1::KERNEL_HADAMARD_EXP || kernel == v1::KERNEL_UNSPECIFIED;
+  return exp ? head_dim : head_dim + 2;
 }
 
 // The states of B sequences: per head a count, D numbers of the gauge, F x (D + 1) sums; in float.
