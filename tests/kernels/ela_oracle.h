@@ -81,14 +81,19 @@ struct OracleInput {
 };
 struct OracleOutput {
   std::vector<double> y, lse, dq, dk, dv;
+  /// The sums of the absolute values of the terms that each number is the sum of: what rounding is
+  /// relative to where terms cancel.
+  std::vector<double> dq_terms, dk_terms, dv_terms;
 };
 
 class ElaOracle {
  public:
   ElaOracle(const ElaConfig& config, const Spans& spans, PairFunction pair, const OracleInput& in)
       : config_(config), in_(in), pair_(std::move(pair)) {
-    for (std::vector<double>* x : {&out_.y, &out_.dv}) x->assign(in.v.size(), 0.0);
-    for (std::vector<double>* x : {&out_.dq, &out_.dk}) x->assign(in.q.size(), 0.0);
+    for (auto* x : {&out_.y, &out_.dv, &out_.dv_terms}) x->assign(in.v.size(), 0.0);
+    for (auto* x : {&out_.dq, &out_.dk, &out_.dq_terms, &out_.dk_terms}) {
+      x->assign(in.q.size(), 0.0);
+    }
     out_.lse.assign(static_cast<size_t>(spans.begin.back() * config.num_heads), 0.0);
     for (size_t s = 0; s + 1 < spans.begin.size(); ++s) {
       for (int64_t i = spans.begin[s]; i < spans.begin[s + 1]; ++i) {
@@ -127,6 +132,7 @@ class ElaOracle {
       for (int64_t e = 0; e < dv; ++e) {
         y[e] += pairs[j].log * in_.v[at + static_cast<size_t>(e)];
         out_.dv[at + static_cast<size_t>(e)] += pairs[j].log * dy[e];
+        out_.dv_terms[at + static_cast<size_t>(e)] += pairs[j].log * std::fabs(dy[e]);
       }
     }
     double delta = 0;
@@ -134,12 +140,18 @@ class ElaOracle {
     for (size_t j = 0; j < pairs.size(); ++j) {
       const size_t row = Index(begin + static_cast<int64_t>(j), h, d);
       const double* v = &in_.v[Index(begin + static_cast<int64_t>(j), h, dv)];
-      double g = -delta;
-      for (int64_t e = 0; e < dv; ++e) g += dy[e] * v[e];
+      double g = -delta, terms = 0;
+      for (int64_t e = 0; e < dv; ++e) {
+        g += dy[e] * v[e];
+        terms += std::fabs(dy[e] * v[e]) + std::fabs(dy[e] * y[e]);
+      }
       g *= pairs[j].log;
+      terms *= pairs[j].log;
       for (size_t f = 0; f < static_cast<size_t>(d); ++f) {
         out_.dq[Index(i, h, d) + f] += g * pairs[j].dq[f];
         out_.dk[row + f] += g * pairs[j].dk[f];
+        out_.dq_terms[Index(i, h, d) + f] += terms * std::fabs(pairs[j].dq[f]);
+        out_.dk_terms[row + f] += terms * std::fabs(pairs[j].dk[f]);
       }
     }
   }
