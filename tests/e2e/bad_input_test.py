@@ -1,0 +1,118 @@
+"""What a user gets wrong: one clear line, the documented exit code, nothing lost."""
+
+import pathlib
+import shutil
+import socket
+import unittest
+
+import harness
+from harness import BIN, run
+
+
+class BadInput(harness.TestCase):
+    def expect(self, done, code, *words):
+        self.assertEqual(done.returncode, code, done.stderr)
+        for word in words:
+            self.assertIn(word, done.stderr)
+        self.assertNotIn("terminate called", done.stderr)
+        self.assertEqual(len(done.stderr.strip().splitlines()), 1, done.stderr)
+
+    def submit(self, *words):
+        return run(BIN / "ela", "submit", *words, "--address", "127.0.0.1:1", "--timeout", "2s")
+
+    def test_a_job_file_that_is_not_there(self):
+        self.expect(self.submit("-f", "nowhere.yaml"), 2, "nowhere.yaml")
+
+    def test_an_unknown_key_names_the_nearest(self):
+        done = self.submit("-f", self.job_file(), "--set", "model.hiden_size=64")
+        self.expect(done, 2, "hiden_size", "hidden_size")
+
+    def test_a_mesh_that_does_not_fit_the_experts(self):
+        done = self.submit("-f", self.job_file(), "--set", "parallelism.expert=3")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("parallelism.expert", done.stderr)
+
+    def test_a_mesh_that_does_not_fit_the_machine(self):
+        service = self.coordinator(slots=2)
+        done = service.ela("submit", "-f", self.job_file(), "--set", "parallelism.sequence=4")
+        self.expect(done, 2, "slots")
+
+    def test_no_coordinator(self):
+        self.expect(self.submit("-f", self.job_file()), 4, "127.0.0.1:1")
+
+    def test_a_job_that_is_not_known(self):
+        self.expect(self.coordinator().ela("get", "nosuchjob"), 3, "nosuchjob")
+
+    def test_an_unknown_option_and_an_unknown_command(self):
+        self.expect(run(BIN / "ela", "list", "--staet", "running"), 2, "--state")
+        self.expect(run(BIN / "ela", "sumbit"), 2, "submit")
+
+    def test_a_port_in_use(self):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            address = f"127.0.0.1:{taken.getsockname()[1]}"
+            done = run(BIN / "ela-coordinator", "--listen", address, "--state-dir",
+                       self.folder / "state", "--metrics-listen", "127.0.0.1:0")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(address, done.stderr)
+
+    def test_a_vocabulary_that_is_not_the_tokenizers(self):
+        self.fails_for_good(self.job_file(vocab=512), "vocab_size", "512", str(harness.Corpus.VOCAB))
+
+    def fails_for_good(self, job_file, *words):
+        """The job fails without a retry, and says why wherever one looks."""
+        service = self.coordinator()
+        job = service.submit(job_file)
+        service.ela("wait", job, "--for", "completed", check=10)
+        record = service.job(job)
+        self.assertEqual(record["state"], "failed")
+        self.assertEqual(len(record["attempts"]), 1)
+        for word in words:
+            self.assertIn(word, record["reason"])
+            self.assertIn(word, service.ela("describe", job, check=0).stdout)
+
+    def copied_corpus(self):
+        folder = self.folder / "data"
+        shutil.copytree(pathlib.Path(harness.Corpus.prefix()).parent, folder)
+        path = self.job_file()
+        path.write_text(path.read_text().replace(harness.Corpus.prefix(), str(folder / "c")))
+        return path, folder
+
+    def test_a_corrupt_shard(self):
+        job_file, folder = self.copied_corpus()
+        index = folder / "c.train.idx"
+        index.write_bytes(b"NOTMIDX" + index.read_bytes()[7:])
+        self.fails_for_good(job_file, "c.train.idx")
+
+    def test_a_truncated_shard(self):
+        job_file, folder = self.copied_corpus()
+        tokens = folder / "c.train.bin"
+        tokens.write_bytes(tokens.read_bytes()[:-100])
+        self.fails_for_good(job_file, "c.train")
+
+    def test_shards_that_are_not_there(self):
+        service = self.coordinator()
+        done = service.ela("submit", "-f", self.job_file(), "--set", "data.validation=/nowhere/x")
+        self.expect(done, 2, "/nowhere/x", "ela data build")
+
+    def test_a_trainer_started_alone_says_what_to_type(self):
+        done = run(BIN / "ela-trainer", "--job", self.job_file(), "--run-dir", self.folder / "r")
+        self.expect(done, 93, "mpirun", "2")
+
+    def test_a_job_file_of_garbage(self):
+        garbage = self.folder / "garbage.yaml"
+        garbage.write_bytes(bytes(range(256)) * 10)
+        self.expect(self.submit("-f", garbage), 2, "garbage.yaml")
+
+    def test_a_model_that_is_not_there(self):
+        done = run(BIN / "ela", "model", "generate", "--model", "/nowhere", "--prompt", "x")
+        self.expect(done, 3, "/nowhere")
+
+
+def tearDownModule():
+    harness.Corpus.remove()
+
+
+if __name__ == "__main__":
+    harness.main()
