@@ -224,6 +224,12 @@ void SoftmaxAttentionForward(const Context& ctx, Tensor y, Tensor lse, Tensor q,
           k_position, config);
 }
 
+ELA_BACKENDS(SoftmaxAttentionMerge)
+void SoftmaxAttentionMerge(const Context& ctx, Tensor y, Tensor lse, Tensor part_y,
+                           Tensor part_lse) {
+  ELA_RUN(SoftmaxAttentionMerge, y, y, lse, part_y, part_lse);
+}
+
 ELA_BACKENDS(SoftmaxAttentionBackward)
 void SoftmaxAttentionBackward(const Context& ctx, Tensor dq, Tensor dk, Tensor dv, Tensor dy,
                               Tensor q, Tensor k, Tensor v, Tensor lse, Tensor delta,

@@ -192,4 +192,33 @@ void SoftmaxAttentionForward(const Context& ctx, Tensor y, Tensor lse, Tensor q,
   });
 }
 
+void SoftmaxAttentionMerge(const Context& ctx, Tensor y, Tensor lse, Tensor part_y,
+                           Tensor part_lse) {
+  const int64_t rows = y.dim(0), heads = y.dim(1), d = y.dim(2);
+  CheckShape("part_y", part_y, rows, heads * d);
+  CheckShape("lse", lse, rows, heads);
+  CheckShape("part_lse", part_lse, rows, heads);
+  ArenaScope scope(ctx.scratch);
+  const ThreadBuffers buffers(ctx, BufferFloats(y) + BufferFloats(part_y));
+  ParallelBlocks(ctx, rows, RowsPerBlock(heads * d), [&](int64_t begin, int64_t end) {
+    float* buffer = buffers.Get();
+    for (int64_t i = begin; i < end; ++i) {
+      float* logs = lse.as<float>() + i * lse.stride();
+      const float* part_logs = part_lse.as<float>() + i * part_lse.stride();
+      const float* part = ReadRow(part_y, i, buffer + BufferFloats(y));
+      float* out = RowTarget(y, i, buffer);
+      if (!IsFloat(y)) ReadRow(y, i, buffer);
+      for (int64_t h = 0; h < heads; ++h) {
+        if (part_logs[h] == kNothing) continue;
+        const float largest = std::max(logs[h], part_logs[h]);
+        const float before = std::exp(logs[h] - largest), more = std::exp(part_logs[h] - largest);
+        const float share = more / (before + more);
+        for (int64_t c = h * d; c < (h + 1) * d; ++c) out[c] += share * (part[c] - out[c]);
+        logs[h] = largest + std::log(before + more);
+      }
+      WriteRow(y, i, out);
+    }
+  });
+}
+
 }  // namespace ela::kernels::cpu

@@ -185,14 +185,17 @@ int64_t RunsOf(int64_t heads, int64_t key_tiles) {
   return std::max<int64_t>(1, std::min(wanted, key_tiles));
 }
 
-/// dq += the parts [runs, H, Tq, D], in order.
-void AddParts(const Context& ctx, const Tensor& dq, const float* parts, int64_t runs) {
-  const int64_t rows = dq.dim(0), heads = dq.dim(1), d = dq.dim(2);
+/// dq += the sum of the parts [runs, H, Tq, D], in order.
+void AddParts(const Context& ctx, const Tensor& dq, float* parts, int64_t runs) {
+  const int64_t rows = dq.dim(0), heads = dq.dim(1), d = dq.dim(2), all = heads * rows * d;
   ParallelBlocks(ctx, rows, RowsPerBlock(heads * d), [&](int64_t begin, int64_t end) {
-    for (int64_t r = 0; r < runs; ++r) {
-      for (int64_t h = 0; h < heads; ++h) {
-        AddRows(dq, h, begin, end - begin, parts + ((r * heads + h) * rows + begin) * d);
+    for (int64_t h = 0; h < heads; ++h) {
+      float* sum = parts + (h * rows + begin) * d;
+      const int64_t n = (end - begin) * d;
+      for (int64_t r = 1; r < runs; ++r) {
+        for (int64_t c = 0; c < n; ++c) sum[c] += sum[r * all + c];
       }
+      AddRows(dq, h, begin, end - begin, sum);
     }
   });
 }

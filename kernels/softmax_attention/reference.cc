@@ -76,6 +76,27 @@ void SoftmaxAttentionForward(const Context& ctx, Tensor y_inout, Tensor lse_inou
   lse.StoreTo(lse_inout);
 }
 
+void SoftmaxAttentionMerge(const Context& ctx, Tensor y_inout, Tensor lse_inout, Tensor part_y_in,
+                           Tensor part_lse_in) {
+  Matrix y(y_inout), lse(lse_inout);
+  const Matrix part_y(part_y_in), part_lse(part_lse_in);
+  const int64_t d = y_inout.dim(2);
+  for (int64_t i = 0; i < y.rows(); ++i) {
+    for (int64_t h = 0; h < lse.columns(); ++h) {
+      if (part_lse(i, h) == kNothing) continue;
+      const double largest = std::fmax(lse(i, h), part_lse(i, h));
+      const double sum = std::exp(lse(i, h) - largest) + std::exp(part_lse(i, h) - largest);
+      const double share = std::exp(part_lse(i, h) - largest) / sum;
+      for (int64_t c = h * d; c < (h + 1) * d; ++c) {
+        y(i, c) += share * (part_y(i, c) - y(i, c));
+      }
+      lse(i, h) = largest + std::log(sum);
+    }
+  }
+  y.StoreTo(y_inout);
+  lse.StoreTo(lse_inout);
+}
+
 void SoftmaxAttentionBackward(const Context& ctx, Tensor dq_inout, Tensor dk_inout, Tensor dv_inout,
                               Tensor dy_in, Tensor q, Tensor k, Tensor v_in, Tensor lse_in,
                               Tensor delta_in, Tensor q_document, Tensor k_document,

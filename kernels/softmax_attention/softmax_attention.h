@@ -26,6 +26,12 @@ void SoftmaxAttentionForward(const Context& ctx, Tensor y, Tensor lse, Tensor q,
                              Tensor q_document, Tensor k_document, Tensor q_position,
                              Tensor k_position, const SoftmaxAttentionConfig& config);
 
+/// y, lse: the result over more keys, from those over two sets of keys that don't overlap; y and
+/// part_y [T, H, D] of one type, lse and part_lse [T, H]. Rows whose part met nothing keep their
+/// bits.
+void SoftmaxAttentionMerge(const Context& ctx, Tensor y, Tensor lse, Tensor part_y,
+                           Tensor part_lse);
+
 /// Adds the contribution of one key block: dq, dk, dv are added to (zero them first), each float or
 /// of q's type. lse: of all blocks; delta [Tq, H] = dy . y (float).
 void SoftmaxAttentionBackward(const Context& ctx, Tensor dq, Tensor dk, Tensor dv, Tensor dy,

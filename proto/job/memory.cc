@@ -146,14 +146,30 @@ int64_t ElaWork(const Sizes& s, int64_t heads, bool causal) {
   return exchange + chunks * (StateBlock(s, heads) / std::max<int64_t>(1, s.b));
 }
 
-// Softmax attention: keys and values of all shards, their gradients, and those of this shard from
-// all.
+// Softmax attention on P shards: what this rank sends around the ring; up to two buffers of what
+// comes, and of results each way; sums in float where elements aren't.
+int64_t SoftmaxRing(const Sizes& s) {
+  const int64_t steps = s.masked ? s.sequence - 1 : s.sequence / 2;
+  if (steps == 0) return 0;
+  const int64_t width = s.t * s.d, statistics = 2 * s.t * s.model.num_attention_heads() * kFloat;
+  const int64_t message = Block(2 * width * s.element + statistics, 1);
+  const int64_t sent = Block(2 * width, s.element) + (s.masked ? 0 : message);
+  const int64_t sums = s.element == kFloat ? 0 : 3 * Block(width, kFloat);
+  return sent + std::min<int64_t>(steps, 2) * (message + 2 * Block(2 * width, kFloat)) + sums;
+}
+
+// Its backward pass: the ring, delta, parts of dq of runs of key tiles, and the tiles of one
+// thread.
 int64_t SoftmaxWork(const Sizes& s) {
-  const int64_t own = 2 * s.t * s.d;
-  const int64_t exchange =
-      s.sequence > 1 ? Block(own, s.element) + 2 * s.sequence * Block(own, s.element) : 0;
-  return exchange + s.sequence * Block(own, s.element) +
-         Block(s.t * s.model.num_attention_heads(), kFloat);
+  constexpr int64_t kQueryTile = 64, kKeyTile = 256, kItems = 8;
+  const int64_t heads = s.model.num_attention_heads(), head_dim = s.d / heads;
+  const int64_t runs =
+      std::max<int64_t>(1, std::min((kItems + heads - 1) / heads, (s.t + kKeyTile - 1) / kKeyTile));
+  const bool in_place = runs == 1 && (s.element == kFloat || s.sequence > 1);
+  const int64_t parts = in_place ? 0 : Block(runs * s.t * s.d, kFloat);
+  const int64_t wide = s.element == kFloat ? 0 : 2 * (kQueryTile + kKeyTile) * head_dim;
+  const int64_t tiles = 2 * kQueryTile * kKeyTile + 2 * kKeyTile * head_dim + wide;
+  return SoftmaxRing(s) + Block(s.t * heads, kFloat) + parts + Block(tiles, kFloat);
 }
 
 // Backward through W_o, the mixer, q, k, v and the norm; the lobe is the same without W_o.

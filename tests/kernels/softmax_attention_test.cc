@@ -197,6 +197,31 @@ TEST(SoftmaxAttention, MergesKeyBlocksInAnySplitAndOrder) {
   }
 }
 
+/// The result over keys [0, cut) merged with that over the rest.
+OpRun Merged(const Layout& layout, int64_t cut) {
+  return [=](const Context& ctx, DType dtype) {
+    Attention a(dtype, layout, 2, 8, true), b(dtype, layout, 2, 8, true);
+    a.Forward(ctx, 0, a.rows, 0, cut);
+    b.Forward(ctx, 0, b.rows, cut, b.rows);
+    SoftmaxAttentionMerge(ctx, a.y, a.lse, b.y, b.lse);
+    return Outputs(std::move(a.y), std::move(a.lse));
+  };
+}
+
+TEST(SoftmaxAttention, MergesResultsOverTwoSetsOfKeys) {
+  const Layout layout = Layout::Of(1, 130, {40, 41, 100});
+  for (const int64_t cut : {0, 1, 41, 100, 130}) {
+    ExpectGoodOnCpu(Merged(layout, cut), kFloatError, kBf16Error);
+    OpContext ctx(Backend::kReference);
+    Attention whole(kF64, layout, 2, 8, true);
+    whole.Forward(ctx);
+    OpContext other(Backend::kReference);
+    const std::vector<Buffer> merged = Merged(layout, cut)(other, kF64);
+    EXPECT_LE(RelativeError(merged[0], whole.y), 1e-14);
+    EXPECT_LE(RelativeError(merged[1], whole.lse), 1e-14);
+  }
+}
+
 TEST(SoftmaxAttention, TakesQueriesInAnySplit) {
   const Layout layout = Layout::Of(2, 100, {30});
   OpContext ctx(Backend::kCpu);

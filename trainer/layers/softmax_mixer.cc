@@ -1,7 +1,5 @@
 #include "trainer/layers/softmax_mixer.h"
 
-#include <algorithm>
-#include <cstring>
 #include <limits>
 #include <utility>
 
@@ -10,36 +8,15 @@
 
 namespace ela::trainer {
 
-using kernels::ArenaScope;
 using kernels::SizeOf;
 using kernels::Tensor;
 
 namespace {
 
-/// Grows by one token of each sequence at a time.
-struct KeyValueCache : MixerCache {
-  std::vector<std::vector<char>> k, v;  // [B] rows [H D] of the tokens so far
-  int64_t bytes() const override {
-    size_t n = 0;
-    for (const auto& x : k) n += 2 * x.size();
-    return static_cast<int64_t>(n);
-  }
-};
-
-void AppendRow(const Tensor& x, int64_t row, std::vector<char>* rows) {
-  const Tensor one = x.Rows(row, row + 1);
-  const char* data = static_cast<const char*>(one.data());
-  rows->insert(rows->end(), data, data + static_cast<size_t>(one.numel()) * SizeOf(x.dtype()));
-}
+constexpr double kNothing = -std::numeric_limits<double>::infinity();
 
 Tensor Indices(const std::vector<int32_t>& values) {
   return Tensor::Of(values.data(), {static_cast<int64_t>(values.size())});
-}
-
-int64_t MaxShardRows(const TokenRows& rows) {
-  int64_t most = 0;
-  for (int j = 0; j < rows.folds().shards; ++j) most = std::max(most, rows.ShardRows(j));
-  return most;
 }
 
 }  // namespace
@@ -48,157 +25,228 @@ SoftmaxMixer::SoftmaxMixer(const kernels::SoftmaxAttentionConfig& config, Commun
     : config_(config),
       sequence_(sequence != nullptr && sequence->size() > 1 ? sequence : nullptr) {}
 
-int SoftmaxMixer::VisibleShards(const TokenRows& rows) const {
-  return config_.causal ? rows.folds().shard + 1 : rows.folds().shards;
+RingBytes SoftmaxMixer::BytesOf(const LayerContext& layer, bool backward) const {
+  const size_t heads = static_cast<size_t>(config_.num_heads);
+  const size_t width = heads * static_cast<size_t>(config_.head_dim);
+  const size_t element = SizeOf(layer.element), statistic = SizeOf(layer.statistic);
+  if (!backward) {
+    return {.keys = 2 * width * element,
+            .queries = width * element,
+            .keys_reply = 0,
+            .queries_reply = (width + heads) * statistic};
+  }
+  return {.keys = 2 * width * element,
+          .queries = 2 * width * element + 2 * heads * statistic,
+          .keys_reply = 2 * width * statistic,
+          .queries_reply = width * statistic};
 }
 
-absl::Status SoftmaxMixer::StartGather(const LayerContext& layer, const Qkv& in,
-                                       const TokenRows& rows) {
-  if (sequence_ == nullptr) return absl::OkStatus();
-  const int64_t most = MaxShardRows(rows), t = rows.count(), h = in.k.dim(1), d = in.k.dim(2);
-  mine_ = layer.Scratch({2 * most, h, d});
-  gathered_ = layer.Scratch({sequence_->size() * 2 * most, h, d});
-  kernels::Copy(layer.ctx, mine_.Rows(0, t), in.k);
-  kernels::Copy(layer.ctx, mine_.Rows(most, most + t), in.v);
-  const size_t bytes = static_cast<size_t>(mine_.numel()) * SizeOf(mine_.dtype());
-  ELA_ASSIGN_OR_RETURN(pending_, sequence_->AllGatherStart(gathered_.data(), mine_.data(), bytes));
-  return absl::OkStatus();
+SoftmaxMixer::Keys SoftmaxMixer::KeysAt(const LayerContext& layer, char* memory,
+                                        int64_t rows) const {
+  const int64_t h = config_.num_heads, d = config_.head_dim;
+  const Tensor both(memory, layer.element, {2 * rows, h, d});
+  return {both.Rows(0, rows), both.Rows(rows, 2 * rows), {}};
 }
 
-absl::Status SoftmaxMixer::WaitGather() {
-  const std::unique_ptr<Pending> pending = std::move(pending_);
-  return pending == nullptr ? absl::OkStatus() : pending->Wait();
+SoftmaxMixer::Queries SoftmaxMixer::QueriesAt(const LayerContext& layer, char* memory, int64_t rows,
+                                              bool backward) const {
+  const int64_t h = config_.num_heads, d = config_.head_dim;
+  const Tensor q(memory, layer.element, {(backward ? 2 : 1) * rows, h, d});
+  Queries queries{q.Rows(0, rows), {}, {}, {}, {}};
+  if (!backward) return queries;
+  queries.dy = q.Rows(rows, 2 * rows);
+  char* statistics = memory + static_cast<size_t>(q.numel()) * SizeOf(layer.element);
+  const Tensor both(statistics, layer.statistic, {2 * rows, h});
+  queries.lse = both.Rows(0, rows);
+  queries.delta = both.Rows(rows, 2 * rows);
+  return queries;
 }
 
-SoftmaxMixer::Block SoftmaxMixer::BlockOf(int shard, const Qkv& in, const TokenRows& rows) const {
-  if (sequence_ == nullptr) return {in.k, in.v, rows.PlacesOf(shard)};
-  const int64_t most = mine_.dim(0) / 2, first = shard * 2 * most, t = rows.ShardRows(shard);
-  return {gathered_.Rows(first, first + t), gathered_.Rows(first + most, first + most + t),
-          rows.PlacesOf(shard)};
+void SoftmaxMixer::PackKeys(const LayerContext& layer, const Qkv& in) {
+  if (ring_->steps() == 0) return;
+  const size_t bytes = static_cast<size_t>(in.k.dim(0)) * BytesOf(layer, false).keys;
+  sent_keys_ = static_cast<char*>(layer.ctx.scratch->Take(bytes));
+  const Keys packed = KeysAt(layer, sent_keys_, in.k.dim(0));
+  kernels::Copy(layer.ctx, packed.k, in.k);
+  kernels::Copy(layer.ctx, packed.v, in.v);
+}
+
+void SoftmaxMixer::PackQueries(const LayerContext& layer, const Queries& queries, bool backward) {
+  if (!ring_->sends_queries()) return;
+  const int64_t rows = queries.q.dim(0);
+  const size_t bytes = static_cast<size_t>(rows) * BytesOf(layer, backward).queries;
+  sent_queries_ = static_cast<char*>(layer.ctx.scratch->Take(bytes));
+  const Queries packed = QueriesAt(layer, sent_queries_, rows, backward);
+  kernels::Copy(layer.ctx, packed.q, queries.q);
+  if (!backward) return;
+  kernels::Copy(layer.ctx, packed.dy, queries.dy);
+  kernels::Copy(layer.ctx, packed.lse, queries.lse);
+  kernels::Copy(layer.ctx, packed.delta, queries.delta);
+}
+
+void SoftmaxMixer::Fold(const LayerContext& layer, Tensor y, Tensor lse, const Queries& queries,
+                        const Keys& keys, int64_t begin, int64_t end) const {
+  kernels::SoftmaxAttentionForward(
+      layer.ctx, y, lse, queries.q.Rows(begin, end), keys.k, keys.v,
+      Indices(queries.places.documents).Rows(begin, end), Indices(keys.places.documents),
+      Indices(queries.places.positions).Rows(begin, end), Indices(keys.places.positions), config_);
+}
+
+void SoftmaxMixer::AddGradients(const LayerContext& layer, Tensor dq, Tensor dk, Tensor dv,
+                                const Queries& queries, const Keys& keys, int64_t begin,
+                                int64_t end) const {
+  kernels::SoftmaxAttentionBackward(
+      layer.ctx, dq, dk, dv, queries.dy.Rows(begin, end), queries.q.Rows(begin, end), keys.k,
+      keys.v, queries.lse.Rows(begin, end), queries.delta.Rows(begin, end),
+      Indices(queries.places.documents).Rows(begin, end), Indices(keys.places.documents),
+      Indices(queries.places.positions).Rows(begin, end), Indices(keys.places.positions), config_);
 }
 
 absl::Status SoftmaxMixer::StartForward(const LayerContext& layer, const Qkv& in,
                                         const TokenRows& rows) {
-  return StartGather(layer, in, rows);
+  ring_.emplace(layer, sequence_, rows, config_.causal, BytesOf(layer, /*backward=*/false));
+  PackKeys(layer, in);
+  return absl::OkStatus();
 }
 
 absl::Status SoftmaxMixer::FinishForward(const LayerContext& layer, Tensor y, const Qkv& in,
                                          const TokenRows& rows) {
-  lse_ = layer.SavedStatistic({y.dim(0), config_.num_heads});
-  kernels::Fill(layer.ctx, y, 0);
-  kernels::Fill(layer.ctx, lse_, -std::numeric_limits<double>::infinity());
-  ELA_RETURN_IF_ERROR(WaitGather());
-  const RowPlaces own = rows.PlacesOf(rows.folds().shard);
-  for (int j = 0; j < VisibleShards(rows); ++j) {
-    const Block block = BlockOf(j, in, rows);
-    kernels::SoftmaxAttentionForward(layer.ctx, y, lse_, in.q, block.k, block.v,
-                                     Indices(own.documents), Indices(block.places.documents),
-                                     Indices(own.positions), Indices(block.places.positions),
-                                     config_);
+  const int64_t t = y.dim(0);
+  const RowPlaces places = rows.PlacesOf(rows.folds().shard);
+  const Queries queries{in.q, {}, {}, {}, places};
+  const Keys keys{in.k, in.v, places};
+  lse_ = layer.SavedStatistic({t, config_.num_heads});
+  PackQueries(layer, queries, /*backward=*/false);
+  // A running result is kept in float and rounded once.
+  const bool direct = ring_->steps() == 0 || layer.element == layer.statistic;
+  const Tensor sum = direct ? y : layer.ScratchStatistic({t, y.dim(1), y.dim(2)});
+  kernels::Fill(layer.ctx, sum, 0);
+  kernels::Fill(layer.ctx, lse_, kNothing);
+
+  if (ring_->steps() > 0) ELA_RETURN_IF_ERROR(ring_->Start(1, sent_keys_, sent_queries_));
+  Fold(layer, sum, lse_, queries, keys, 0, t);
+  for (int step = 1; step <= ring_->steps(); ++step) {
+    ELA_RETURN_IF_ERROR(ForwardStep(layer, step, sum, queries, keys, rows));
+    if (step > 1) ELA_RETURN_IF_ERROR(MergeReply(layer, step - 1, sum));
   }
+  if (ring_->steps() > 0) ELA_RETURN_IF_ERROR(MergeReply(layer, ring_->steps(), sum));
+  if (!direct) kernels::Copy(layer.ctx, y, sum);
+  return absl::OkStatus();
+}
+
+absl::Status SoftmaxMixer::ForwardStep(const LayerContext& layer, int t, Tensor y,
+                                       const Queries& own_queries, const Keys& own_keys,
+                                       const TokenRows& rows) {
+  const RingStep step = ring_->step(t);
+  ELA_ASSIGN_OR_RETURN(char* const received, ring_->Receive(t));
+  if (t < ring_->steps()) ELA_RETURN_IF_ERROR(ring_->Start(t + 1, sent_keys_, sent_queries_));
+  const int64_t there = rows.ShardRows(step.from);
+  if (step.gets_keys) {
+    Keys keys = KeysAt(layer, received, there);
+    keys.places = rows.PlacesOf(step.from);
+    const int64_t end = step.OwnersEnd(y.dim(0));
+    Fold(layer, y.Rows(0, end), lse_.Rows(0, end), own_queries, keys, 0, end);
+  } else {
+    Queries queries = QueriesAt(layer, received, there, /*backward=*/false);
+    queries.places = rows.PlacesOf(step.from);
+    const int64_t begin = step.HelpersBegin(there), h = config_.num_heads, d = config_.head_dim;
+    const Tensor part(ring_->Outgoing(t), layer.statistic, {there - begin, h, d});
+    char* after = ring_->Outgoing(t) + static_cast<size_t>(part.numel()) * SizeOf(layer.statistic);
+    const Tensor part_lse(after, layer.statistic, {there - begin, h});
+    kernels::Fill(layer.ctx, part, 0);
+    kernels::Fill(layer.ctx, part_lse, kNothing);
+    Fold(layer, part, part_lse, queries, own_keys, begin, there);
+  }
+  return ring_->StartReply(t);
+}
+
+absl::Status SoftmaxMixer::MergeReply(const LayerContext& layer, int t, Tensor y) {
+  const RingStep step = ring_->step(t);
+  ELA_ASSIGN_OR_RETURN(char* const reply, ring_->ReceiveReply(t));
+  if (step.sends_keys) return absl::OkStatus();
+  const int64_t begin = step.HelpersBegin(y.dim(0)), end = y.dim(0);
+  const Tensor part(reply, layer.statistic, {end - begin, y.dim(1), y.dim(2)});
+  char* after = reply + static_cast<size_t>(part.numel()) * SizeOf(layer.statistic);
+  const Tensor part_lse(after, layer.statistic, {end - begin, y.dim(1)});
+  kernels::SoftmaxAttentionMerge(layer.ctx, y.Rows(begin, end), lse_.Rows(begin, end), part,
+                                 part_lse);
   return absl::OkStatus();
 }
 
 absl::Status SoftmaxMixer::StartBackward(const LayerContext& layer, Tensor dy, Tensor y,
                                          const Qkv& in, const TokenRows& rows) {
-  return StartGather(layer, in, rows);
+  delta_ = layer.ScratchStatistic({y.dim(0), config_.num_heads});
+  kernels::RowDots(layer.ctx, delta_, dy, y);
+  ring_.emplace(layer, sequence_, rows, config_.causal, BytesOf(layer, /*backward=*/true));
+  PackKeys(layer, in);
+  PackQueries(layer, {in.q, dy, lse_, delta_, {}}, /*backward=*/true);
+  return ring_->steps() > 0 ? ring_->Start(1, sent_keys_, sent_queries_) : absl::OkStatus();
 }
 
 absl::Status SoftmaxMixer::FinishBackward(const LayerContext& layer, const Qkv& din, Tensor dy,
                                           Tensor y, const Qkv& in, const TokenRows& rows) {
-  const kernels::Context& ctx = layer.ctx;
-  const Tensor delta = layer.ScratchStatistic({y.dim(0), config_.num_heads});
-  int64_t total = 0;
-  for (int j = 0; j < rows.folds().shards; ++j) total += 2 * rows.ShardRows(j);
-  const Tensor parts = layer.Scratch({total, in.k.dim(1), in.k.dim(2)});
+  const int64_t t = y.dim(0), h = y.dim(1), d = y.dim(2);
+  const RowPlaces places = rows.PlacesOf(rows.folds().shard);
+  const Queries queries{in.q, dy, lse_, delta_, places};
+  const Keys keys{in.k, in.v, places};
+  const bool direct = ring_->steps() == 0 || layer.element == layer.statistic;
+  const auto float_like = [&] { return layer.ScratchStatistic({t, h, d}); };
+  const Qkv sums = direct ? din : Qkv{float_like(), float_like(), float_like()};
+  for (const Tensor& sum : {sums.q, sums.k, sums.v}) kernels::Fill(layer.ctx, sum, 0);
 
-  kernels::RowDots(ctx, delta, dy, y);
-  kernels::Fill(ctx, din.q, 0);
-  kernels::Fill(ctx, parts, 0);
-  ELA_RETURN_IF_ERROR(WaitGather());
-  const RowPlaces own = rows.PlacesOf(rows.folds().shard);
-  int64_t at = 0;
-  for (int j = 0; j < VisibleShards(rows); ++j) {
-    const Block block = BlockOf(j, in, rows);
-    const int64_t t = block.k.dim(0);
-    kernels::SoftmaxAttentionBackward(
-        ctx, din.q, parts.Rows(at, at + t), parts.Rows(at + t, at + 2 * t), dy, in.q, block.k,
-        block.v, lse_, delta, Indices(own.documents), Indices(block.places.documents),
-        Indices(own.positions), Indices(block.places.positions), config_);
-    at += 2 * t;
+  AddGradients(layer, sums.q, sums.k, sums.v, queries, keys, 0, t);
+  for (int step = 1; step <= ring_->steps(); ++step) {
+    ELA_RETURN_IF_ERROR(BackwardStep(layer, step, sums, queries, keys, rows));
+    if (step > 1) ELA_RETURN_IF_ERROR(AddReply(layer, step - 1, sums));
   }
-  return ReturnGradients(layer, din, parts, rows);
-}
-
-// Every rank sends its part of [dk, dv] to each shard's owner; the owner adds them in rank order.
-absl::Status SoftmaxMixer::ReturnGradients(const LayerContext& layer, const Qkv& din, Tensor parts,
-                                           const TokenRows& rows) {
-  const int shards = rows.folds().shards;
-  const int64_t t = rows.count();
-  Tensor received = parts;
-  if (sequence_ != nullptr) {
-    received = layer.Scratch({shards * 2 * t, parts.dim(1), parts.dim(2)});
-    const size_t row_bytes = static_cast<size_t>(parts.row_numel()) * SizeOf(parts.dtype());
-    std::vector<size_t> send, recv;
-    for (int j = 0; j < shards; ++j) {
-      send.push_back(2 * static_cast<size_t>(rows.ShardRows(j)) * row_bytes);
-      recv.push_back(2 * static_cast<size_t>(t) * row_bytes);
-    }
-    ELA_RETURN_IF_ERROR(sequence_->AllToAllV(received.data(), recv, parts.data(), send));
-  }
-  kernels::Copy(layer.ctx, din.k, received.Rows(0, t));
-  kernels::Copy(layer.ctx, din.v, received.Rows(t, 2 * t));
-  for (int j = 1; j < shards; ++j) {
-    const int64_t at = j * 2 * t;
-    kernels::Add(layer.ctx, din.k, din.k, received.Rows(at, at + t));
-    kernels::Add(layer.ctx, din.v, din.v, received.Rows(at + t, at + 2 * t));
-  }
+  if (ring_->steps() > 0) ELA_RETURN_IF_ERROR(AddReply(layer, ring_->steps(), sums));
+  if (direct) return absl::OkStatus();
+  kernels::Copy(layer.ctx, din.q, sums.q);
+  kernels::Copy(layer.ctx, din.k, sums.k);
+  kernels::Copy(layer.ctx, din.v, sums.v);
   return absl::OkStatus();
 }
 
-std::unique_ptr<MixerCache> SoftmaxMixer::NewCache(const LayerContext& layer, int64_t sequences) {
-  auto cache = std::make_unique<KeyValueCache>();
-  cache->k.resize(static_cast<size_t>(sequences));
-  cache->v.resize(static_cast<size_t>(sequences));
-  return cache;
+absl::Status SoftmaxMixer::BackwardStep(const LayerContext& layer, int t, const Qkv& sums,
+                                        const Queries& own_queries, const Keys& own_keys,
+                                        const TokenRows& rows) {
+  const RingStep step = ring_->step(t);
+  ELA_ASSIGN_OR_RETURN(char* const received, ring_->Receive(t));
+  if (t < ring_->steps()) ELA_RETURN_IF_ERROR(ring_->Start(t + 1, sent_keys_, sent_queries_));
+  const int64_t there = rows.ShardRows(step.from), h = config_.num_heads, d = config_.head_dim;
+  if (step.gets_keys) {
+    Keys keys = KeysAt(layer, received, there);
+    keys.places = rows.PlacesOf(step.from);
+    const int64_t end = step.OwnersEnd(sums.q.dim(0));
+    const Tensor parts(ring_->Outgoing(t), layer.statistic, {2 * there, h, d});
+    kernels::Fill(layer.ctx, parts, 0);
+    AddGradients(layer, sums.q.Rows(0, end), parts.Rows(0, there), parts.Rows(there, 2 * there),
+                 own_queries, keys, 0, end);
+  } else {
+    Queries queries = QueriesAt(layer, received, there, /*backward=*/true);
+    queries.places = rows.PlacesOf(step.from);
+    const int64_t begin = step.HelpersBegin(there);
+    const Tensor part(ring_->Outgoing(t), layer.statistic, {there - begin, h, d});
+    kernels::Fill(layer.ctx, part, 0);
+    AddGradients(layer, part, sums.k, sums.v, queries, own_keys, begin, there);
+  }
+  return ring_->StartReply(t);
 }
 
-absl::Status SoftmaxMixer::FillCache(const LayerContext& layer, const Qkv& in,
-                                     const TokenRows& rows, MixerCache* cache) {
-  if (sequence_ != nullptr) {
-    return absl::UnimplementedError("a softmax layer's cache is filled on one rank only");
-  }
-  auto* kv = static_cast<KeyValueCache*>(cache);
-  const int64_t length = rows.count() / rows.sequences();
-  for (int64_t row = 0; row < rows.count(); ++row) {
-    const size_t b = static_cast<size_t>(row / length);
-    AppendRow(in.k, row, &kv->k[b]);
-    AppendRow(in.v, row, &kv->v[b]);
+absl::Status SoftmaxMixer::AddReply(const LayerContext& layer, int t, const Qkv& sums) {
+  const RingStep step = ring_->step(t);
+  ELA_ASSIGN_OR_RETURN(char* const reply, ring_->ReceiveReply(t));
+  const int64_t rows = sums.q.dim(0), h = config_.num_heads, d = config_.head_dim;
+  if (step.sends_keys) {
+    const Tensor parts(reply, layer.statistic, {2 * rows, h, d});
+    kernels::Add(layer.ctx, sums.k, sums.k, parts.Rows(0, rows));
+    kernels::Add(layer.ctx, sums.v, sums.v, parts.Rows(rows, 2 * rows));
+  } else {
+    const int64_t begin = step.HelpersBegin(rows);
+    const Tensor part(reply, layer.statistic, {rows - begin, h, d});
+    kernels::Add(layer.ctx, sums.q.Rows(begin, rows), sums.q.Rows(begin, rows), part);
   }
   return absl::OkStatus();
-}
-
-void SoftmaxMixer::Decode(const LayerContext& layer, Tensor y, const Qkv& in, MixerCache* cache) {
-  auto* kv = static_cast<KeyValueCache*>(cache);
-  const kernels::Context& ctx = layer.ctx;
-  const ArenaScope scope(ctx.scratch);
-  const int64_t h = in.k.dim(1), d = in.k.dim(2);
-  const size_t row_bytes = static_cast<size_t>(h * d) * SizeOf(in.k.dtype());
-  const Tensor lse = layer.ScratchStatistic({in.q.dim(0), config_.num_heads});
-  kernels::Fill(ctx, y, 0);
-  kernels::Fill(ctx, lse, -std::numeric_limits<double>::infinity());
-  for (int64_t b = 0; b < in.q.dim(0); ++b) {
-    std::vector<char>&k = kv->k[static_cast<size_t>(b)], &v = kv->v[static_cast<size_t>(b)];
-    AppendRow(in.k, b, &k);
-    AppendRow(in.v, b, &v);
-    const int64_t seen = static_cast<int64_t>(k.size() / row_bytes);
-    const std::vector<int32_t> zeros(static_cast<size_t>(seen));  // one document, all visible
-    kernels::SoftmaxAttentionForward(ctx, y.Rows(b, b + 1), lse.Rows(b, b + 1), in.q.Rows(b, b + 1),
-                                     Tensor(k.data(), in.k.dtype(), {seen, h, d}),
-                                     Tensor(v.data(), in.v.dtype(), {seen, h, d}),
-                                     Indices(zeros).Rows(0, 1), Indices(zeros),
-                                     Indices(zeros).Rows(0, 1), Indices(zeros), config_);
-  }
 }
 
 }  // namespace ela::trainer
