@@ -10,7 +10,7 @@ TESTS = RULES.with_name("rules_test.yml")
 
 
 def promtool(*words):
-    return subprocess.run(["promtool", *words], capture_output=True, text=True, timeout=60,
+    return subprocess.run(["promtool", *words], capture_output=True, text=True, timeout=240,
                           cwd=RULES.parent)
 
 
