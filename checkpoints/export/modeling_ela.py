@@ -5,9 +5,9 @@
     logits = model(ids)                          # ids [B, L] -> [B, L, V], each row one document
     ids = model.generate(ids, max_new_tokens=64, temperature=0.8)
 
-Exact linear attention (arXiv 2605.18848): y_i = sum_j k(q_i, k_j) v_j / sum_j k(q_i, k_j), where the
-kernel is a product of feature maps, k(q, k) = phi(q) . psi(k), so the sums over j are states of fixed
-size. B batch, L tokens, H heads, D head dim, V vocabulary.
+Exact linear attention (arXiv 2605.18848): y_i = sum_j k(q_i, k_j) v_j / sum_j k(q_i, k_j), where
+the kernel is a product of feature maps, k(q, k) = phi(q) . psi(k), so the sums over j are states of
+fixed size. B batch, L tokens, H heads, D head dim, V vocabulary.
 """
 
 import json
@@ -23,7 +23,7 @@ EPS = 1e-6
 DTYPES = {"F32": torch.float32, "F64": torch.float64, "BF16": torch.bfloat16}
 
 
-# Attention. ----------------------------------------------------------------------------------------
+# Attention. ---------------------------------------------------------------------------------
 
 class HadamardExp:
     """k(q, k) = sum_d exp(q_d + k_d), for any finite q and k.
@@ -58,9 +58,12 @@ class HadamardExp:
         growth = (top - torch.maximum(m, k_shifted[:, :, 0])).max()
         if length > 1 and growth > self.max_growth:
             half = length // 2
-            first, state = self.span(q[:, :, :half], k[:, :, :half], v[:, :, :half], log_decay, state)
-            rest, state = self.span(q[:, :, half:], k[:, :, half:], v[:, :, half:], log_decay, state)
-            return torch.cat([first, rest], dim=2), state
+            halves = []
+            for part in (slice(0, half), slice(half, length)):
+                out, state = self.span(q[:, :, part], k[:, :, part], v[:, :, part], log_decay,
+                                       state)
+                halves.append(out)
+            return torch.cat(halves, dim=2), state
         a = q + alpha + top[:, :, None]
         a = torch.exp(a - a.detach().amax(dim=3, keepdim=True))
         b = torch.exp(k_shifted - top[:, :, None])
@@ -159,7 +162,7 @@ class SoftmaxMixer:
         return scores.softmax(dim=-1) @ v, (k, v)
 
 
-# The decoder layer. --------------------------------------------------------------------------------
+# The decoder layer. ------------------------------------------------------------------------
 
 class RmsNorm(nn.Module):
     def __init__(self, width):
@@ -344,7 +347,7 @@ class ElaModel(nn.Module):
 
 
 def read_safetensors(path):
-    """{name: tensor} of a .safetensors file: u64 header size, JSON header, raw little-endian data."""
+    """{name: tensor} of a .safetensors file: u64 header size, JSON header, little-endian data."""
     data = bytearray(pathlib.Path(path).read_bytes())
     (size,) = struct.unpack_from("<Q", data)
     header = json.loads(data[8:8 + size])

@@ -58,7 +58,8 @@ class BadInput(harness.TestCase):
         self.assertIn(address, done.stderr)
 
     def test_a_vocabulary_that_is_not_the_tokenizers(self):
-        self.fails_for_good(self.job_file(vocab=512), "vocab_size", "512", str(harness.Corpus.VOCAB))
+        self.fails_for_good(self.job_file(vocab=512), "vocab_size", "512",
+                            str(harness.Corpus.VOCAB))
 
     def fails_for_good(self, job_file, *words):
         """The job fails without a retry, and says why wherever one looks."""

@@ -78,7 +78,7 @@ std::unique_ptr<MixerCache> AttentionLayer::NewCache(const LayerContext& layer,
 }
 
 absl::Status AttentionLayer::FillCache(const LayerContext& layer, const TokenRows& rows,
-                                     MixerCache* cache) const {
+                                       MixerCache* cache) const {
   return mixer_->FillCache(layer, SplitHeads(qkv_, num_heads_), rows, cache);
 }
 

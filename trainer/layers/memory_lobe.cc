@@ -62,7 +62,7 @@ std::unique_ptr<MixerCache> MemoryLobe::NewCache(const LayerContext& layer,
 }
 
 absl::Status MemoryLobe::FillCache(const LayerContext& layer, const TokenRows& rows,
-                                     MixerCache* cache) const {
+                                   MixerCache* cache) const {
   return mixer_->FillCache(layer, SplitHeads(qkv_, num_heads_), rows, cache);
 }
 

@@ -57,8 +57,8 @@ class Decoder {
 
   /// Decoding: what B sequences carry from token to token.
   std::vector<LayerCache> NewCache(const LayerContext& layer, int64_t sequences) const;
-  /// After Forward of `rows`, one document a sequence and not recomputing: *cache has seen them, and
-  /// logits [B, V] follow the last token of each.
+  /// After Forward of `rows`, one document a sequence and not recomputing: *cache has seen them,
+  /// and logits [B, V] follow the last token of each.
   absl::Status FillCache(const LayerContext& layer, const TokenRows& rows, kernels::Tensor logits,
                          std::vector<LayerCache>* cache) const;
   /// logits [B, V] after one token of each sequence: ids [B], positions [B].
