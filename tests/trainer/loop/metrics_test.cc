@@ -56,6 +56,15 @@ TEST(TrainerMetricsTest, CommunicationIsCountedOnceThoughTheTableGrows) {
   EXPECT_THAT(metrics.Text(), HasSubstr("ela_comm_duration_seconds_count" + series + "2"));
 }
 
+TEST(TrainerMetricsTest, LoadRatiosOfALayerSumToOne) {
+  TrainerMetrics metrics(Rank1());
+  RoutingStatistics routing(/*num_layers=*/1, /*num_experts=*/2);
+  routing.counts = {30, 10};
+  metrics.OnRouting(routing);
+  EXPECT_THAT(metrics.Text(), HasSubstr("expert=\"0\",layer=\"0\"} 0.75"));
+  EXPECT_THAT(metrics.Text(), HasSubstr("expert=\"1\",layer=\"0\"} 0.25"));
+}
+
 TEST(TrainerMetricsTest, PlannedMemoryStandsByKind) {
   TrainerMetrics metrics(Rank1());
   metrics.OnMemoryPlan({.parameters = 64, .optimizer = 128});
