@@ -35,7 +35,7 @@ rocksdb::Options BaseOptions(std::shared_ptr<DamageLog> log) {
   options.compression = rocksdb::kNoCompression;
   options.bottommost_compression = rocksdb::kNoCompression;
   options.paranoid_checks = true;
-  options.allow_fallocate = false;  // logs and manifests here are small, and live shortly
+  options.allow_fallocate = false;       // logs and manifests here are small, and live shortly
   options.max_file_opening_threads = 1;  // else sixteen threads are started to open a few files
   options.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
   options.stats_dump_period_sec = 0;

@@ -136,9 +136,10 @@ std::string TextStream::Push(int32_t id) {
   if (whole <= shown_) return "";
   std::string fresh = text.substr(shown_, whole - shown_);
   shown_ = whole;
-  // One token stays as context for the next: decoding may look at its neighbour.
+  // The tokens of the latest whole text stay as context: decoding may look at a token's neighbour.
   if (whole == text.size()) {
-    pending_ = {id};
+    pending_.erase(pending_.begin(), pending_.begin() + context_);
+    context_ = static_cast<int>(pending_.size());
     shown_ = tokenizer_->Decode(pending_).size();
   }
   return fresh;
@@ -148,6 +149,7 @@ std::string TextStream::Finish() {
   const std::string text = tokenizer_->Decode(pending_);
   std::string rest = text.size() > shown_ ? text.substr(shown_) : "";
   pending_.clear();
+  context_ = 0;
   shown_ = 0;
   return rest;
 }

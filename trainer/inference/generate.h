@@ -46,7 +46,8 @@ class TextStream {
 
  private:
   const data::Tokenizer* tokenizer_;
-  std::vector<int32_t> pending_;  // from the last token that ended a character on
+  std::vector<int32_t> pending_;  // the latest tokens that made a whole text, and those since
+  int context_ = 0;               // how many of them made it
   size_t shown_ = 0;              // bytes of pending_'s text that are given out
 };
 
