@@ -97,8 +97,8 @@ absl::StatusOr<PathAtStep> SplitPathAtStep(const std::string& path_at_step);
 /// The checkpoint folder of a run folder, or `path` if it is one. NotFound says what is missing.
 absl::StatusOr<std::string> FindCheckpointFolder(const std::string& path);
 
-/// Splits "PATH[@STEP]" and finds the step (the newest without one). PATH is a checkpoint folder or
-/// a run folder.
+/// "PATH[@STEP]" (the newest step without @) of a checkpoint or run folder, or the PATH of an
+/// exported model, which reads like a step of the model's tensors alone.
 absl::StatusOr<std::unique_ptr<StepReader>> OpenCheckpoint(const std::string& path_at_step);
 
 }  // namespace ela::checkpoints

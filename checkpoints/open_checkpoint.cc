@@ -4,6 +4,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "checkpoints/checkpoint.h"
+#include "checkpoints/export/exported_folder.h"
 #include "checkpoints/kv/files.h"
 #include "checkpoints/layout.h"
 #include "proto/job/job_file.h"
@@ -30,7 +31,7 @@ absl::StatusOr<std::string> FindCheckpointFolder(const std::string& path) {
   }
   if (!kv::Exists(path)) return absl::NotFoundError(absl::StrCat("there is no ", path));
   return absl::NotFoundError(
-      absl::StrCat(path, " is neither a checkpoint folder nor a run folder"));
+      absl::StrCat(path, " is no checkpoint, no run folder and no exported model"));
 }
 
 absl::StatusOr<PathAtStep> SplitPathAtStep(const std::string& path_at_step) {
@@ -49,6 +50,11 @@ absl::StatusOr<PathAtStep> SplitPathAtStep(const std::string& path_at_step) {
 
 absl::StatusOr<std::unique_ptr<StepReader>> OpenCheckpoint(const std::string& path_at_step) {
   ELA_ASSIGN_OR_RETURN(const PathAtStep split, SplitPathAtStep(path_at_step));
+  if (IsExportedFolder(split.path)) {
+    if (!split.step.has_value()) return OpenExportedFolder(split.path);
+    return absl::InvalidArgumentError(absl::StrCat(
+        split.path, " is an exported model, which has no steps: leave out @", *split.step));
+  }
   ELA_ASSIGN_OR_RETURN(const std::string path, FindCheckpointFolder(split.path));
   ELA_ASSIGN_OR_RETURN(const std::unique_ptr<Catalog> catalog, Catalog::OpenForReading(path));
   if (split.step.has_value()) {

@@ -59,7 +59,7 @@ TEST_F(DamageTest, AFlippedBitAnywhereInAShardIsFoundAndNamed) {
       const std::vector<std::string> damage = Verify();
       ASSERT_FALSE(damage.empty()) << file << " byte " << byte;
       EXPECT_THAT(damage[0], HasSubstr(file)) << byte;
-      Compare();
+      Compare().IgnoreError();  // right or refused
       FlipBit(file, byte, static_cast<int>(byte % 8));
       ++flips;
     }

@@ -16,6 +16,7 @@ namespace ela::checkpoints {
 /// Tensors whose sizes divide by nothing, with contents that depend on the seed.
 class Model {
  public:
+  Model() = default;  // add your own
   explicit Model(uint32_t seed) {
     Add("model/embed.weight", {37, 29}, seed);
     Add("model/layers.0.norm1.gain", {29}, seed + 1);
