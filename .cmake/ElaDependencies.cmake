@@ -15,10 +15,6 @@ find_package(nlohmann_json CONFIG REQUIRED)
 find_package(CLI11 CONFIG REQUIRED)
 find_package(spdlog CONFIG REQUIRED)
 find_package(PkgConfig REQUIRED)
-pkg_check_modules(SENTENCEPIECE REQUIRED IMPORTED_TARGET sentencepiece)
-# Debian's libsentencepiece exports a part of protobuf of its own: loaded before libprotobuf it crashes the program before
-# main. So libprotobuf is named first, and kept.
-target_link_options(PkgConfig::SENTENCEPIECE INTERFACE "SHELL:-Wl,--push-state,--no-as-needed -lprotobuf -Wl,--pop-state")
 pkg_check_modules(ZSTD REQUIRED IMPORTED_TARGET libzstd)
 pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
 pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)

@@ -68,6 +68,7 @@ class Builder {
   std::vector<std::string> prefixes_;
   BuildJournal journal_;
   bool resumed_ = false;
+  std::string abandoned_tokenizer_;  // hash of the one that an interrupted build left
   std::unique_ptr<Tokenizer> tokenizer_;
   std::string tokenizer_path_;
   std::vector<std::unique_ptr<ShardWriter>> writers_;
@@ -97,10 +98,13 @@ absl::Status Builder::Plan() {
       observer_.notice("going on with an interrupted build");
       return absl::OkStatus();
     }
-    observer_.notice(absl::StrCat(JournalPath(options_.output),
-                                  ": an interrupted build of other inputs or options; starting "
-                                  "anew"));
+    if (!journal->shards.empty()) {
+      observer_.notice(
+          absl::StrCat(JournalPath(options_.output),
+                       ": an interrupted build of other inputs or options; starting anew"));
+    }
   }
+  if (journal.has_value()) abandoned_tokenizer_ = journal->tokenizer_hash;
   journal_.fingerprint = fingerprint;
   for (const std::string& prefix : prefixes_) {
     if (!options_.replace && access((prefix + ".idx").c_str(), F_OK) == 0) {
@@ -168,7 +172,8 @@ absl::Status Builder::ObtainTokenizer() {
   tokenizer_path_ = options_.output + (json ? ".tokenizer.json" : ".model");
   const auto present = MappedFile::Open(tokenizer_path_);
   if (!present.ok() || present->view() != bytes) {
-    if (present.ok() && !resumed_ && !options_.replace && !options_.restart) {
+    const bool abandoned = present.ok() && HexHash(present->view()) == abandoned_tokenizer_;
+    if (present.ok() && !abandoned && !resumed_ && !options_.replace) {
       return absl::AlreadyExistsError(
           absl::StrCat(tokenizer_path_,
                        ": another tokenizer is there; choose another --output, or pass --replace"));

@@ -6,6 +6,7 @@
 
 #include "data/shards/sidecar.h"
 #include "data/tokenizer/byte_level_json.h"
+#include "data/tokenizer/id_buffer.h"
 #include "data/tokenizer/merge_table.h"
 #include "data/tokenizer/scratch_pool.h"
 #include "data/tokenizer/utf8.h"
@@ -17,6 +18,7 @@ namespace {
 
 struct Scratch {
   WordCache cache;
+  IdBuffer buffer;
   Merger merger;
   std::vector<int32_t> symbols;
 };
@@ -32,11 +34,15 @@ class ByteLevelBpe final : public Tokenizer {
   const std::string& serialized() const override { return bytes_; }
 
  private:
+  static void AppendId(int32_t id, Scratch* scratch) {
+    int32_t* const out = scratch->buffer.Reserve(1);
+    *out = id;
+    scratch->buffer.Commit(out + 1);
+  }
   const ByteLevelBpeModel::AddedToken* AddedTokenAt(std::string_view text) const;
-  void EncodePlain(std::string_view text, Scratch* scratch, std::vector<int32_t>* ids) const;
-  void EncodeValid(std::string_view text, size_t step, Scratch* scratch,
-                   std::vector<int32_t>* ids) const;
-  void EncodeWord(std::string_view word, Scratch* scratch, std::vector<int32_t>* ids) const;
+  void EncodePlain(std::string_view text, Scratch* scratch) const;
+  void EncodeValid(std::string_view text, size_t step, Scratch* scratch) const;
+  int32_t* EncodeWord(std::string_view word, Scratch* scratch, int32_t* out) const;
 
   ByteLevelBpeModel model_;
   std::string bytes_;
@@ -88,70 +94,71 @@ std::vector<int32_t> ByteLevelBpe::Encode(std::string_view text) const {
   std::vector<int32_t> ids;
   ids.reserve(text.size() / 3);
   auto scratch = scratch_.Get();
-  if (!any_added_) {
-    EncodePlain(text, scratch.get(), &ids);
-    return ids;
-  }
+  scratch->buffer.Begin(&ids);
   size_t begin = 0;
-  for (size_t i = 0; i < text.size();) {
+  for (size_t i = 0; any_added_ && i < text.size();) {
     const auto* token = AddedTokenAt(text.substr(i));
     if (token == nullptr) {
       ++i;
       continue;
     }
-    EncodePlain(text.substr(begin, i - begin), scratch.get(), &ids);
-    ids.push_back(token->id);
+    EncodePlain(text.substr(begin, i - begin), scratch.get());
+    AppendId(token->id, scratch.get());
     begin = i += token->text.size();
   }
-  EncodePlain(text.substr(begin), scratch.get(), &ids);
+  EncodePlain(text.substr(begin), scratch.get());
+  scratch->buffer.Finish();
   return ids;
 }
 
 // Invalid bytes are words of their own; the patterns see valid text.
-void ByteLevelBpe::EncodePlain(std::string_view text, Scratch* scratch,
-                               std::vector<int32_t>* ids) const {
+void ByteLevelBpe::EncodePlain(std::string_view text, Scratch* scratch) const {
   size_t begin = 0;
   for (size_t i = 0; i < text.size();) {
+    if (static_cast<uint8_t>(text[i]) < 128) {
+      ++i;
+      continue;
+    }
     const Utf8Char c = DecodeUtf8(text.data() + i, text.size() - i);
     if (c.bytes > 0) {
       i += static_cast<size_t>(c.bytes);
       continue;
     }
-    EncodeValid(text.substr(begin, i - begin), 0, scratch, ids);
-    ids->push_back(byte_ids_[static_cast<uint8_t>(text[i])]);
+    EncodeValid(text.substr(begin, i - begin), 0, scratch);
+    AppendId(byte_ids_[static_cast<uint8_t>(text[i])], scratch);
     begin = ++i;
   }
-  EncodeValid(text.substr(begin), 0, scratch, ids);
+  EncodeValid(text.substr(begin), 0, scratch);
 }
 
-void ByteLevelBpe::EncodeValid(std::string_view text, size_t step, Scratch* scratch,
-                               std::vector<int32_t>* ids) const {
+void ByteLevelBpe::EncodeValid(std::string_view text, size_t step, Scratch* scratch) const {
   if (text.empty()) return;
   if (step < model_.splits.size()) {
     model_.splits[step]->Split(
-        text, [&](std::string_view part) { EncodeValid(part, step + 1, scratch, ids); });
+        text, [&](std::string_view part) { EncodeValid(part, step + 1, scratch); });
     return;
   }
-  scratch->cache.Append(
-      text,
-      [&](std::string_view word, std::vector<int32_t>* out) { EncodeWord(word, scratch, out); },
-      ids);
+  const auto encode = [&](std::string_view word, int32_t* out) {
+    return EncodeWord(word, scratch, out);
+  };
+  int32_t* const out = scratch->buffer.Reserve(text.size());
+  // A word may be read no further than its own end: what follows may be another text.
+  scratch->buffer.Commit(scratch->cache.Append(text, text.data() + text.size(), encode, out));
 }
 
-void ByteLevelBpe::EncodeWord(std::string_view word, Scratch* scratch,
-                              std::vector<int32_t>* ids) const {
+int32_t* ByteLevelBpe::EncodeWord(std::string_view word, Scratch* scratch, int32_t* out) const {
   if (model_.ignore_merges) {
     const auto found = model_.vocab.find(word);
     if (found != model_.vocab.end()) {
-      ids->push_back(found->second);
-      return;
+      *out = found->second;
+      return out + 1;
     }
   }
   std::vector<int32_t>& symbols = scratch->symbols;
   symbols.clear();
   for (const char c : word) symbols.push_back(byte_ids_[static_cast<uint8_t>(c)]);
   scratch->merger.Apply(merges_, &symbols);
-  ids->insert(ids->end(), symbols.begin(), symbols.end());
+  return std::copy(symbols.begin(), symbols.end(), out);
 }
 
 std::string ByteLevelBpe::Decode(const std::vector<int32_t>& ids) const {

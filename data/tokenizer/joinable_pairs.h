@@ -2,7 +2,6 @@
 #pragma once
 
 #include <array>
-#include <bitset>
 #include <cstdint>
 #include <vector>
 
@@ -16,15 +15,16 @@ class JoinablePairs {
 
   void Add(uint32_t a, uint32_t b) {
     if (a < 128 && b < 128) {
-      ascii_[a].set(b);
+      ascii_[a][b / 64] |= uint64_t{1} << (b % 64);
     } else {
       const uint32_t bit = Bit(a, b);
       hashed_[bit / 64] |= uint64_t{1} << (bit % 64);
     }
   }
 
+  bool HasAscii(uint32_t a, uint32_t b) const { return ascii_[a][b / 64] >> (b % 64) & 1; }
   bool Has(uint32_t a, uint32_t b) const {
-    if (a < 128 && b < 128) return ascii_[a][b];
+    if (a < 128 && b < 128) return HasAscii(a, b);
     const uint32_t bit = Bit(a, b);
     return hashed_[bit / 64] >> (bit % 64) & 1;
   }
@@ -36,7 +36,7 @@ class JoinablePairs {
     return static_cast<uint32_t>((key * 0x9e3779b97f4a7c15u) >> 44);
   }
 
-  std::array<std::bitset<128>, 128> ascii_;
+  std::array<std::array<uint64_t, 2>, 128> ascii_{};
   std::vector<uint64_t> hashed_;
 };
 

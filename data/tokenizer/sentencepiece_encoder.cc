@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "data/tokenizer/id_buffer.h"
 #include "data/tokenizer/joinable_pairs.h"
 #include "data/tokenizer/merge_table.h"
 #include "data/tokenizer/scratch_pool.h"
@@ -39,9 +40,9 @@ std::vector<uint32_t> CharactersOf(std::string_view piece) {
 
 struct Scratch {
   WordCache cache;
+  IdBuffer buffer;
   Merger merger;
   std::vector<int32_t> symbols;
-  std::vector<std::pair<uint32_t, int>> unknown;  // characters without a symbol, in order
 };
 
 class Encoder final : public SentencePieceEncoder {
@@ -57,9 +58,13 @@ class Encoder final : public SentencePieceEncoder {
     const auto found = symbols_.find(c);
     return found == symbols_.end() ? kUnknown : found->second;
   }
-  void EncodeWord(std::string_view word, Scratch* scratch, std::vector<int32_t>* ids) const;
-  void EncodeRaw(std::string_view bytes, std::vector<int32_t>* ids) const {
-    for (const char c : bytes) ids->push_back(byte_ids_[static_cast<uint8_t>(c)]);
+  const char* EndOfWord(const char* begin, const char* text_end) const;
+  const char* EndOfRest(const char* at, Utf8Char last, const char* text_end) const;
+  int32_t* EncodeWord(std::string_view word, Scratch* scratch, int32_t* out) const;
+  int32_t* EmitSymbols(Scratch* scratch, int32_t* out) const;
+  int32_t* EncodeRaw(std::string_view bytes, int32_t* out) const {
+    for (const char c : bytes) *out++ = byte_ids_[static_cast<uint8_t>(c)];
+    return out;
   }
 
   bool dummy_prefix_ = false;
@@ -163,24 +168,65 @@ void Encoder::AddMerges(const SentencePieceModel& model) {
   }
 }
 
-void Encoder::EncodeWord(std::string_view word, Scratch* scratch, std::vector<int32_t>* ids) const {
-  std::vector<int32_t>& symbols = scratch->symbols;
-  symbols.clear();
-  for (size_t i = 0; i < word.size();) {
-    const Utf8Char c = DecodeUtf8(word.data() + i, word.size() - i);
-    symbols.push_back(SymbolOf(c.code_point));
-    i += static_cast<size_t>(c.bytes);
-  }
-  // A character without a symbol is joinable with none, so it is a word of its own.
-  if (symbols.size() == 1 && symbols[0] == kUnknown) return EncodeRaw(word, ids);
-  scratch->merger.Apply(merges_, &symbols);
-  for (const int32_t symbol : symbols) {
+// Merges and writes the symbols gathered so far.
+int32_t* Encoder::EmitSymbols(Scratch* scratch, int32_t* out) const {
+  scratch->merger.Apply(merges_, &scratch->symbols);
+  for (const int32_t symbol : scratch->symbols) {
     if (symbol < pieces_) {
-      ids->push_back(symbol);
+      *out++ = symbol;
     } else {
-      EncodeRaw(loose_characters_[symbol - pieces_], ids);
+      out = EncodeRaw(loose_characters_[symbol - pieces_], out);
     }
   }
+  scratch->symbols.clear();
+  return out;
+}
+
+int32_t* Encoder::EncodeWord(std::string_view word, Scratch* scratch, int32_t* out) const {
+  scratch->symbols.clear();
+  for (size_t i = 0; i < word.size();) {
+    const Utf8Char c = DecodeUtf8(word.data() + i, word.size() - i);
+    const size_t bytes = c.bytes == 0 ? 1 : static_cast<size_t>(c.bytes);
+    const int32_t symbol =
+        c.bytes == 0 || c.code_point == kSpaceMark ? kUnknown : SymbolOf(c.code_point);
+    if (symbol == kUnknown) {
+      out = EmitSymbols(scratch, out);
+      out = EncodeRaw(word.substr(i, bytes), out);
+    } else {
+      scratch->symbols.push_back(symbol);
+    }
+    i += bytes;
+  }
+  return EmitSymbols(scratch, out);
+}
+
+// The end of the word that begins at `begin`: the first place that no merge crosses.
+inline const char* Encoder::EndOfWord(const char* begin, const char* text_end) const {
+  const char* at = begin;
+  auto last = static_cast<uint8_t>(*at);
+  if (last < 128) {
+    for (++at; at < text_end; ++at) {
+      const auto next = static_cast<uint8_t>(*at);
+      if (next >= 128) return EndOfRest(at, {last, 1}, text_end);
+      if (!joinable_.HasAscii(last, next)) return at;
+      last = next;
+    }
+    return at;
+  }
+  const Utf8Char first = DecodeUtf8(at, static_cast<size_t>(text_end - at));
+  if (first.bytes == 0) return at + 1;
+  return EndOfRest(at + first.bytes, first, text_end);
+}
+
+// The same from the middle of a word, of any characters; U+2581 is in no pair.
+const char* Encoder::EndOfRest(const char* at, Utf8Char last, const char* text_end) const {
+  while (at < text_end) {
+    const Utf8Char next = DecodeUtf8(at, static_cast<size_t>(text_end - at));
+    if (next.bytes == 0 || !joinable_.Has(last.code_point, next.code_point)) break;
+    last = next;
+    at += next.bytes;
+  }
+  return at;
 }
 
 std::vector<int32_t> Encoder::Encode(std::string_view text) const {
@@ -194,31 +240,19 @@ std::vector<int32_t> Encoder::Encode(std::string_view text) const {
   }
   ids.reserve(text.size() / 3);
   auto scratch = scratch_.Get();
-  const auto encode = [&](std::string_view word, std::vector<int32_t>* out) {
-    EncodeWord(word, scratch.get(), out);
+  const auto encode = [&](std::string_view word, int32_t* out) {
+    return EncodeWord(word, scratch.get(), out);
   };
-  const char* const data = text.data();
-  for (size_t begin = 0; begin < text.size();) {
-    Utf8Char c = DecodeUtf8(data + begin, text.size() - begin);
-    if (c.bytes == 0 || c.code_point == kSpaceMark) {
-      const size_t bytes = c.bytes == 0 ? 1 : 3;
-      EncodeRaw(text.substr(begin, bytes), &ids);
-      begin += bytes;
-      continue;
-    }
-    size_t end = begin + static_cast<size_t>(c.bytes);
-    while (end < text.size()) {
-      const Utf8Char next = DecodeUtf8(data + end, text.size() - end);
-      if (next.bytes == 0 || next.code_point == kSpaceMark ||
-          !joinable_.Has(c.code_point, next.code_point)) {
-        break;
-      }
-      c = next;
-      end += static_cast<size_t>(c.bytes);
-    }
-    scratch->cache.Append(text.substr(begin, end - begin), encode, &ids);
-    begin = end;
+  scratch->buffer.Begin(&ids);
+  const char* const text_end = text.data() + text.size();
+  for (const char* at = text.data(); at < text_end;) {
+    const char* const end = EndOfWord(at, text_end);
+    const std::string_view word(at, static_cast<size_t>(end - at));
+    int32_t* const out = scratch->buffer.Reserve(word.size());
+    scratch->buffer.Commit(scratch->cache.Append(word, text_end, encode, out));
+    at = end;
   }
+  scratch->buffer.Finish();
   return ids;
 }
 

@@ -3,75 +3,117 @@
 
 #include <xxhash.h>
 
+#include <array>
+#include <bit>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
 namespace ela::data {
 
-/// One thread. Forgets everything when it is full, so its memory is bounded (under 32 MiB).
+/// One thread; 6 MiB and what long words take, at most 16 MiB more. Words of up to 15 bytes, nearly
+/// all there are, lie with their ids in one cache line each; longer ones in a table of their own.
 class WordCache {
  public:
-  WordCache() : slots_(kSlots) {}
+  /// Ids that may be written behind the last one: `out` needs that much room.
+  static constexpr size_t kSlack = 12;
 
-  /// Appends the ids of `word`, from memory or from encode(word, ids).
+  WordCache() : lines_(std::make_unique<Line[]>(kLines)) {}
+
+  /// Writes the ids of `word` at `out`, from memory or by encode(word, out), and returns their end.
+  /// encode may write at most one id a byte. `word` lies in a text that can be read to `text_end`.
   template <typename Encode>
-  void Append(std::string_view word, const Encode& encode, std::vector<int32_t>* ids) {
-    if (word.size() > kMaxWordBytes) {
-      encode(word, ids);
-      return;
+  int32_t* Append(std::string_view word, const char* text_end, const Encode& encode, int32_t* out) {
+    if (word.size() > kShortBytes) return AppendLong(word, encode, out);
+    const Key key = KeyOf(word, text_end);
+    const size_t at = Hash(key);
+    for (Line* line : {&lines_[at], &lines_[at ^ 1]}) {
+      if (line->key != key) continue;
+      std::memcpy(out, line->ids.data(), 4 * sizeof(int32_t));
+      if (line->count > 4) std::memcpy(out + 4, line->ids.data() + 4, 7 * sizeof(int32_t));
+      return out + line->count;
     }
-    const uint64_t hash = XXH3_64bits(word.data(), word.size()) | 1;  // 0: a free slot
-    size_t at = hash >> kShift;
-    for (; slots_[at].hash != 0; at = (at + 1) & (kSlots - 1)) {
-      const Slot& slot = slots_[at];
-      if (slot.hash != hash || slot.bytes != word.size() ||
-          std::memcmp(text_.data() + slot.text, word.data(), word.size()) != 0) {
-        continue;
-      }
-      const int32_t* first = ids_.data() + slot.ids;
-      ids->insert(ids->end(), first, first + slot.count);
-      return;
+    int32_t* const end = encode(word, out);
+    const auto count = static_cast<size_t>(end - out);
+    if (count <= kLineIds) {
+      // The line that came first moves to the second place of its pair.
+      lines_[at ^ 1] = lines_[at];
+      lines_[at].key = key;
+      lines_[at].count = static_cast<int32_t>(count);
+      std::memcpy(lines_[at].ids.data(), out, count * sizeof(int32_t));
     }
-    const size_t before = ids->size();
-    encode(word, ids);
-    if (used_ >= kMaxWords) {
-      Clear();
-      at = hash >> kShift;
-    }
-    ++used_;
-    slots_[at] = {hash, static_cast<uint32_t>(text_.size()), static_cast<uint32_t>(ids_.size()),
-                  static_cast<uint16_t>(word.size()), static_cast<uint16_t>(ids->size() - before)};
-    text_.append(word);
-    ids_.insert(ids_.end(), ids->begin() + static_cast<int64_t>(before), ids->end());
+    return end;
   }
 
  private:
-  static constexpr int kShift = 64 - 18;
-  static constexpr size_t kSlots = size_t{1} << 18;
-  static constexpr size_t kMaxWords = kSlots / 2;
-  static constexpr size_t kMaxWordBytes = 64;
-  struct Slot {
-    uint64_t hash = 0;
-    uint32_t text = 0;  // offset in text_
-    uint32_t ids = 0;   // offset in ids_
-    uint16_t bytes = 0;
-    uint16_t count = 0;
+  static constexpr size_t kShortBytes = 15;
+  static constexpr size_t kLineIds = 11;
+  static constexpr int kLineBits = 16;
+  static constexpr size_t kLines = size_t{1} << kLineBits;
+  static constexpr size_t kLongBytes = 256;
+  static constexpr int kLongBits = 15;
+
+  struct Key {
+    uint64_t low = 0;   // of the bytes of the word, zeros behind them
+    uint64_t high = 0;  // and its length in the highest byte, which is never 0
+    bool operator==(const Key&) const = default;
+  };
+  struct alignas(64) Line {
+    Key key;
+    int32_t count = 0;
+    std::array<int32_t, kLineIds> ids;
+  };
+  struct LongWord {
+    uint64_t hash = 0;  // 0: free
+    std::string text;
+    std::vector<int32_t> ids;
   };
 
-  void Clear() {
-    slots_.assign(kSlots, {});
-    text_.clear();
-    ids_.clear();
-    used_ = 0;
+  static Key KeyOf(std::string_view word, const char* text_end) {
+    static_assert(std::endian::native == std::endian::little);
+    uint64_t halves[2] = {0, 0};
+    const size_t n = word.size();
+    if (text_end - word.data() >= 16) {
+      std::memcpy(halves, word.data(), 16);
+      if (n <= 8) {
+        halves[0] = n == 8 ? halves[0] : halves[0] & ((uint64_t{1} << (8 * n)) - 1);
+        halves[1] = 0;
+      } else {
+        halves[1] &= (uint64_t{1} << (8 * (n - 8))) - 1;
+      }
+    } else {
+      std::memcpy(halves, word.data(), n);
+    }
+    return {halves[0], halves[1] | static_cast<uint64_t>(n) << 56};
   }
 
-  std::vector<Slot> slots_;
-  std::string text_;
-  std::vector<int32_t> ids_;
-  size_t used_ = 0;
+  static size_t Hash(const Key& key) {
+    const uint64_t mixed = key.low * 0x9e3779b97f4a7c15u ^ std::rotl(key.high, 29);
+    return static_cast<size_t>((mixed * 0xbf58476d1ce4e5b9u) >> (64 - kLineBits));
+  }
+
+  template <typename Encode>
+  int32_t* AppendLong(std::string_view word, const Encode& encode, int32_t* out) {
+    if (word.size() > kLongBytes) return encode(word, out);
+    if (long_words_.empty()) long_words_.resize(size_t{1} << kLongBits);
+    const uint64_t hash = XXH3_64bits(word.data(), word.size()) | 1;
+    LongWord& slot = long_words_[hash >> (64 - kLongBits)];
+    if (slot.hash == hash && slot.text == word) {
+      std::memcpy(out, slot.ids.data(), slot.ids.size() * sizeof(int32_t));
+      return out + slot.ids.size();
+    }
+    int32_t* const end = encode(word, out);
+    slot.hash = hash;
+    slot.text.assign(word);
+    slot.ids.assign(out, end);
+    return end;
+  }
+
+  std::unique_ptr<Line[]> lines_;
+  std::vector<LongWord> long_words_;
 };
 
 }  // namespace ela::data

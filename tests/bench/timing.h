@@ -7,6 +7,14 @@
 
 namespace ela::bench {
 
+/// One run, without warm-up.
+template <class Work>
+double OnceSeconds(const Work& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
 /// Median of `runs` timed runs after two of warm-up.
 template <class Work>
 double MedianSeconds(const Work& work, int runs = 20) {
