@@ -1,18 +1,25 @@
 // Wall time of a piece of work, for the tables that benchmarks print.
 #pragma once
 
+#include <time.h>
+
 #include <algorithm>
 #include <chrono>
 #include <vector>
 
 namespace ela::bench {
 
-/// One run, without warm-up.
+/// CPU time of one run of single-threaded work, which other work on the machine hardly changes.
 template <class Work>
-double OnceSeconds(const Work& work) {
-  const auto start = std::chrono::steady_clock::now();
+double CpuSeconds(const Work& work) {
+  const auto now = [] {
+    timespec time{};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+    return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+  };
+  const double start = now();
   work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return now() - start;
 }
 
 /// Median of `runs` timed runs after two of warm-up.

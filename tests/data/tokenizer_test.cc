@@ -87,7 +87,8 @@ TEST_F(TokenizerTest, IdsAreThoseOfTheLibraryOnItsModels) {
                                            "normalization_rule_name=identity",
                                            "remove_extra_whitespaces=false",
                                            "minloglevel=3",
-                                           "max_sentence_length=1000000"};
+                                           "max_sentence_length=1000000",
+                                           "character_coverage=0.9"};
   std::vector<std::string> texts = RandomTexts(40, 400);
   for (const std::string& text : RealTexts(40'000)) texts.push_back(text);
   const std::vector<std::vector<std::string>> variants = {
