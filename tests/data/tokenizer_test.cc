@@ -88,9 +88,17 @@ TEST_F(TokenizerTest, IdsAreThoseOfTheLibraryOnItsModels) {
                                            "remove_extra_whitespaces=false",
                                            "minloglevel=3",
                                            "max_sentence_length=1000000",
-                                           "character_coverage=0.9"};
+                                           "character_coverage=0.98"};
   std::vector<std::string> texts = RandomTexts(40, 400);
   for (const std::string& text : RealTexts(40'000)) texts.push_back(text);
+  std::vector<std::string> learned;  // short: the library's trainer can crash on words of 10 KB
+  for (const std::string& text : texts) {
+    for (size_t at = 0; at < text.size();) {
+      const size_t end = std::min(text.size(), text.find('\n', std::min(text.size(), at + 500)));
+      learned.push_back(text.substr(at, end - at));
+      at = end;
+    }
+  }
   const std::vector<std::vector<std::string>> variants = {
       {"vocab_size=800", "add_dummy_prefix=false"},
       {"vocab_size=1500", "add_dummy_prefix=true", "allow_whitespace_only_pieces=true"},
@@ -100,7 +108,7 @@ TEST_F(TokenizerTest, IdsAreThoseOfTheLibraryOnItsModels) {
   for (const auto& variant : variants) {
     std::vector<std::string> settings = common;
     settings.insert(settings.end(), variant.begin(), variant.end());
-    TrainByLibrary(texts, Path("theirs.model"), settings);
+    TrainByLibrary(learned, Path("theirs.model"), settings);
     const auto tokenizer = Load("theirs.model");
     ExpectIdsOfTheLibrary(*tokenizer, "theirs.model", texts);
     for (const std::string& text : texts) {
@@ -126,9 +134,11 @@ TEST_F(TokenizerTest, InvalidBytesAndTheSpaceMarkKeepTheirBytes) {
 }
 
 TEST_F(TokenizerTest, WhitespaceMakesPieces) {
+  static const char* const kParts[] = {"\t\t", "\n\n", "    ", " y", "x", "call", "=", "12", ";"};
+  std::mt19937 random(2);
   std::string text;
-  for (int i = 0; i < 300; ++i) text += "\t\tcall(x);\n\n    y = x;\n";
-  const auto tokenizer = Train({text}, 320);
+  for (int i = 0; i < 3000; ++i) text += kParts[random() % std::size(kParts)];
+  const auto tokenizer = Train({text}, 400);
   EXPECT_EQ(tokenizer->Encode("\t\t").size(), 1u);
   EXPECT_EQ(tokenizer->Encode("\n\n").size(), 1u);
   EXPECT_EQ(tokenizer->Encode("    ").size(), 1u);
@@ -185,7 +195,7 @@ TEST_F(TokenizerTest, VocabulariesThatDoNotFitTheTextAreRefusedWithTheRemedy) {
   EXPECT_THAT(std::string(TrainSentencePiece(texts, 1000).status().message()),
               HasSubstr("1000 is too large: the text gives"));
   EXPECT_THAT(std::string(TrainSentencePiece(texts, 260).status().message()),
-              HasSubstr("260 is too small: the characters alone need 7 more"));
+              HasSubstr("260 is too small: the characters alone need 6 more"));
   EXPECT_THAT(std::string(TrainSentencePiece(texts, 100).status().message()),
               HasSubstr("more than 258"));
   EXPECT_FALSE(TrainSentencePiece({}, 1000).ok());
@@ -206,7 +216,7 @@ TEST_F(TokenizerTest, FilesThatAreNoTokenizersAreNamed) {
 }
 
 TEST_F(TokenizerTest, ModelsOfOtherKindsAreRefusedWithTheReason) {
-  const std::vector<std::string> common = {"vocab_size=300", "minloglevel=3",
+  const std::vector<std::string> common = {"vocab_size=600", "minloglevel=3",
                                            "hard_vocab_limit=false", "max_sentence_length=1000000"};
   auto with = [&](std::vector<std::string> settings) {
     settings.insert(settings.end(), common.begin(), common.end());
@@ -215,10 +225,8 @@ TEST_F(TokenizerTest, ModelsOfOtherKindsAreRefusedWithTheReason) {
   };
   EXPECT_THAT(with({"model_type=unigram"}), HasSubstr("model type other than bpe"));
   EXPECT_THAT(with({"model_type=bpe"}), HasSubstr("byte_fallback is off"));
-  EXPECT_THAT(with({"model_type=bpe", "byte_fallback=true", "vocab_size=600"}),
-              HasSubstr("a normalization rule"));
-  EXPECT_THAT(with({"model_type=bpe", "byte_fallback=true", "normalization_rule_name=identity",
-                    "vocab_size=600"}),
+  EXPECT_THAT(with({"model_type=bpe", "byte_fallback=true"}), HasSubstr("a normalization rule"));
+  EXPECT_THAT(with({"model_type=bpe", "byte_fallback=true", "normalization_rule_name=identity"}),
               HasSubstr("remove_extra_whitespaces"));
 }
 
