@@ -138,7 +138,7 @@ TEST_F(TokenizerTest, WhitespaceMakesPieces) {
   std::mt19937 random(2);
   std::string text;
   for (int i = 0; i < 3000; ++i) text += kParts[random() % std::size(kParts)];
-  const auto tokenizer = Train({text}, 400);
+  const auto tokenizer = Train({text}, 320);
   EXPECT_EQ(tokenizer->Encode("\t\t").size(), 1u);
   EXPECT_EQ(tokenizer->Encode("\n\n").size(), 1u);
   EXPECT_EQ(tokenizer->Encode("    ").size(), 1u);
