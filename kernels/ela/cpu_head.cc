@@ -23,16 +23,22 @@ int64_t HeadPass::WorkFloats(const ElaConfig& config) {
 }
 
 HeadPass::HeadPass(const Context& ctx, const ElaConfig& config, const PassTensors& tensors,
-                   int64_t head, float* memory)
+                   int64_t first_head, int64_t num_heads, float* memory)
     : ctx_(ctx),
       math_(MathOf<float>(config)),
       tensors_(tensors),
       sizes_(StateSizesOf(config)),
       padded_(sizes_),
-      head_(head),
-      log_decay_(static_cast<float>(LogDecayOf(config, head))) {
-  for (size_t i = 0; i < decay_.size(); ++i) {
-    decay_[i] = static_cast<float>(std::exp(LogDecayOf(config, head) * static_cast<double>(i)));
+      first_head_(first_head),
+      num_heads_(num_heads),
+      log_decays_(static_cast<size_t>(num_heads)),
+      decays_(static_cast<size_t>(num_heads)) {
+  for (size_t i = 0; i < decays_.size(); ++i) {
+    const double log_decay = LogDecayOf(config, first_head + static_cast<int64_t>(i));
+    log_decays_[i] = static_cast<float>(log_decay);
+    for (size_t t = 0; t < decays_[i].size(); ++t) {
+      decays_[i][t] = static_cast<float>(std::exp(log_decay * static_cast<double>(t)));
+    }
   }
   const auto take = [&](float** buffer, int64_t floats) {
     *buffer = memory;
@@ -67,25 +73,47 @@ HeadPass::Rows HeadPass::Readers(Range r) const {
           keys ? nullptr : row_scale_ + r.begin, r.n(), sizes_.d};
 }
 
+void HeadPass::SetHead(int64_t index) {
+  index_ = index;
+  head_ = first_head_ + index;
+  log_decay_ = log_decays_[static_cast<size_t>(index)];
+  decay_ = decays_[static_cast<size_t>(index)].data();
+}
+
 void HeadPass::Write(float* out, int64_t begin, int64_t end) {
   begin_ = begin;
   end_ = end;
-  LoadWriters();
-  LoadScales();
-  const Range all{0, end - begin};
-  WriteFeatures(all);
-  SumWrites(out, all);
+  for (int64_t i = 0; i < num_heads_; ++i) {
+    SetHead(i);
+    LoadWriters();
+    LoadScales();
+    WriteFeatures({0, end - begin});
+    SumWrites(HeadState(out), {0, end - begin});
+  }
 }
 
 void HeadPass::Run(float* out, const float* before, int64_t begin, int64_t end) {
   begin_ = begin;
   end_ = end;
+  for (int64_t i = 0; i < num_heads_; ++i) {
+    SetHead(i);
+    RunHead(out == nullptr ? nullptr : HeadState(out), HeadState(before));
+  }
+}
+
+void HeadPass::RunHead(float* out, const float* before) {
+  if (before != nullptr && *before == 0) before = nullptr;
   LoadWriters();
   LoadReaders();
   LoadScales();
-  const Range all{0, end - begin};
+  const Range all{0, end_ - begin_};
+  Prefetch(tensors_.q, sizes_.d);
+  Prefetch(tensors_.k, sizes_.d);
   WriteFeatures(all);
+  Prefetch(tensors_.v, sizes_.dv);
+  Prefetch(tensors_.dy, sizes_.dv);
   if (out != nullptr) SumWrites(out, all);
+  Prefetch(tensors_.y, sizes_.dv);
   if (MustSplit(before, all)) {
     ++ctx_.counters->slow_path_chunks;
     RunSplit(before);
@@ -97,18 +125,23 @@ void HeadPass::Run(float* out, const float* before, int64_t begin, int64_t end) 
 void HeadPass::Read(const float* state, int64_t begin, int64_t end) {
   begin_ = begin;
   end_ = end;
-  std::fill_n(value_extra_, end - begin, 0.0f);
+  for (int64_t i = 0; i < num_heads_; ++i) {
+    SetHead(i);
+    ReadHead(HeadState(state));
+  }
+}
+
+void HeadPass::ReadHead(const float* state) {
+  const Range all{0, end_ - begin_};
+  const float* gauge = padded_.View(const_cast<float*>(state)).gauge;
   LoadReaders();
   // Only the reading side's part of the scales is of use: queries' log-denominators and deltas.
   if (tensors_.kind == PassKind::kQueryGradient) LoadScales();
-  const Range all{0, end - begin};
   if (tensors_.kind == PassKind::kForward) {
-    math_.ReadScale(row_scale_, Readers(all), padded_.View(const_cast<float*>(state)).gauge,
-                    nullptr);
+    math_.ReadScale(row_scale_, Readers(all), gauge, nullptr);
   }
   std::fill_n(dx_, all.n() * sizes_.d, 0.0f);
-  math_.Read(reads_before_, padded_.features, Readers(all),
-             padded_.View(const_cast<float*>(state)).gauge);
+  math_.Read(reads_before_, padded_.features, Readers(all), gauge);
   ReadBefore(state, all, /*fades=*/false);
   StoreOutputs(all);
 }
@@ -128,7 +161,7 @@ void HeadPass::SumWrites(float* out, Range r) {
   const float* extra = value_extra_ + r.begin;
   if (log_decay_ != 0) {  // each row as far as decay leaves of it at the last one
     for (int64_t i = 0; i < n; ++i) {
-      const float decay = decay_[static_cast<size_t>(n - 1 - i)];
+      const float decay = decay_[n - 1 - i];
       for (int64_t e = 0; e < v; ++e) scaled_[i * v + e] = decay * values[i * v + e];
       den_[i] = decay * extra[i];
     }
@@ -154,7 +187,7 @@ bool HeadPass::MustSplit(const float* before, Range r) {
 // Halves until each is good, down to single rows; what the earlier ones write is what the later
 // ones have before them.
 void HeadPass::RunSplit(const float* before) {
-  Clear(so_far_);
+  *so_far_ = 0;
   if (before != nullptr) std::copy_n(before, padded_.floats(), so_far_);
   std::array<Range, 8> todo;
   size_t count = 0;
@@ -171,7 +204,7 @@ void HeadPass::RunSplit(const float* before) {
     }
     RunRange(seen, r);
     SumWrites(part_, r);
-    Fold(so_far_, part_);
+    FoldHead(so_far_, part_, log_decay_);
   }
 }
 
@@ -278,12 +311,19 @@ void HeadPass::Mask(float* weights, int64_t first, int64_t last) const {
 }
 
 void HeadPass::Fold(float* acc, const float* later) const {
+  for (int64_t i = 0; i < num_heads_; ++i) {
+    FoldHead(acc + i * padded_.floats(), later + i * padded_.floats(),
+             log_decays_[static_cast<size_t>(i)]);
+  }
+}
+
+void HeadPass::FoldHead(float* acc, const float* later, float log_decay) const {
   const StateView<float> to = padded_.View(acc), from = padded_.View(const_cast<float*>(later));
   if (*from.count == 0) return;
   if (*to.count == 0) {
     std::copy_n(later, padded_.floats(), acc);
   } else {
-    math_.Fold(sizes_, to, from, log_decay_);
+    math_.Fold(sizes_, to, from, log_decay);
   }
 }
 

@@ -1,4 +1,6 @@
-// One head of one sequence at work on the CPU: chunks of at most 64 rows, in scan order.
+// Some heads of one sequence at work on the CPU: chunks of at most 64 rows, in scan order, each for
+// all these heads in turn, because rows of one head lie far apart and those of neighbouring heads
+// side by side.
 //
 // All passes do the same with exchanged roles (model.md 1.1, 1.2): rows of one side are *read*
 // against what rows of the other side before them (in scan order) have *written*.
@@ -13,6 +15,7 @@
 
 #include <algorithm>
 #include <array>
+#include <vector>
 
 #include "kernels/context.h"
 #include "kernels/ela/feature_map.h"
@@ -50,10 +53,11 @@ class HeadPass {
   /// Floats of working memory that one object needs.
   static int64_t WorkFloats(const ElaConfig& config);
 
-  HeadPass(const Context& ctx, const ElaConfig& config, const PassTensors& tensors, int64_t head,
-           float* memory);
+  HeadPass(const Context& ctx, const ElaConfig& config, const PassTensors& tensors,
+           int64_t first_head, int64_t num_heads, float* memory);
 
-  int64_t state_floats() const { return padded_.floats(); }
+  /// Of the states below, which hold those of all heads, one after the other.
+  int64_t state_floats() const { return num_heads_ * padded_.floats(); }
 
   /// out = what rows [begin, end), at most kChunk, write.
   void Write(float* out, int64_t begin, int64_t end);
@@ -65,10 +69,10 @@ class HeadPass {
 
   /// acc = acc (+) later.
   void Fold(float* acc, const float* later) const;
-  /// Between working copies and one head of a state tensor.
-  void Load(float* out, const float* head) const;
-  void Store(float* head, const float* state) const;
-  void Clear(float* state) const { std::fill_n(state, padded_.floats(), 0.0f); }
+  /// Between working copies and the states [H] of one sequence.
+  void Load(float* out, const float* sequence_state) const;
+  void Store(float* sequence_state, const float* state) const;
+  void Clear(float* state) const { std::fill_n(state, state_floats(), 0.0f); }
 
  private:
   using Rows = FeatureRows<float>;
@@ -77,8 +81,18 @@ class HeadPass {
     int64_t n() const { return end - begin; }
   };
 
+  void SetHead(int64_t index);
+  float* HeadState(float* states) const { return states + index_ * padded_.floats(); }
+  const float* HeadState(const float* states) const {
+    return states == nullptr ? nullptr : states + index_ * padded_.floats();
+  }
+  void FoldHead(float* acc, const float* later, float log_decay) const;
+  void RunHead(float* out, const float* before);
+  void ReadHead(const float* state);
   int64_t RowAt(int64_t i) const { return tensors_.reverse() ? end_ - 1 - i : begin_ + i; }
   void LoadRows(float* out, int64_t ld, const Tensor& x, int64_t columns) const;
+  void LoadPoints(float* out, const Tensor& x) const;
+  void Prefetch(const Tensor& x, int64_t columns) const;  // what follows what is loaded
   void LoadWriters();
   void LoadReaders();
   void LoadScales();
@@ -103,9 +117,14 @@ class HeadPass {
   PassTensors tensors_;
   StateSizes sizes_;
   PaddedState padded_;
-  int64_t head_;
-  float log_decay_;
-  std::array<float, kChunk + 1> decay_;  // e^(log_decay i)
+  int64_t first_head_, num_heads_;
+  std::vector<float> log_decays_;                      // [num_heads]
+  std::vector<std::array<float, kChunk + 1>> decays_;  // [num_heads]: e^(log_decay i)
+
+  // The head at work.
+  int64_t index_ = 0, head_ = 0;
+  float log_decay_ = 0;
+  const float* decay_ = nullptr;  // [kChunk + 1]
 
   int64_t begin_ = 0, end_ = 0;  // the rows that are loaded
   // All [kChunk][...]: columns padded to whole vectors where products run over them.

@@ -7,6 +7,17 @@
 #include "kernels/vector_math.h"
 
 namespace ela::kernels::cpu {
+namespace {
+
+/// Elements of queries and keys; infinities become NaN, as NaN stays.
+inline float Saturated(float x) {
+  constexpr float kLargest = static_cast<float>(kLargestElement);
+  const float low = x < -kLargest ? -kLargest : x;
+  return (low > kLargest ? kLargest : low) + (x - x);
+}
+
+}  // namespace
+
 void HeadPass::LoadRows(float* out, int64_t ld, const Tensor& x, int64_t columns) const {
   for (int64_t i = 0; i < end_ - begin_; ++i) {
     const int64_t at = RowAt(i) * x.stride() + head_ * columns;
@@ -16,24 +27,38 @@ void HeadPass::LoadRows(float* out, int64_t ld, const Tensor& x, int64_t columns
     } else {
       Widen(row, x.as<Bf16>() + at, columns);
     }
-    std::fill(row + columns, row + ld, 0.0f);
+    for (int64_t e = columns; e < ld; ++e) row[e] = 0.0f;
   }
 }
 
-namespace {
-
-/// Infinities become NaN, as NaN stays.
-void Saturate(float* x, int64_t n) {
-  constexpr float kLargest = static_cast<float>(kLargestElement);
+void HeadPass::LoadPoints(float* out, const Tensor& x) const {
+  const int64_t d = sizes_.d;
+  for (int64_t i = 0; i < end_ - begin_; ++i) {
+    const int64_t at = RowAt(i) * x.stride() + head_ * d;
+    float* row = out + i * d;
+    const float* from = ReadFloats(x, at, d, row);
 #pragma omp simd
-  for (int64_t i = 0; i < n; ++i) {
-    const float at = x[i];
-    const float low = at < -kLargest ? -kLargest : at;
-    x[i] = (low > kLargest ? kLargest : low) + (at - at);
+    for (int64_t f = 0; f < d; ++f) row[f] = Saturated(from[f]);
   }
 }
 
-}  // namespace
+// The same rows of the next head; after the last head the next rows of the first.
+void HeadPass::Prefetch(const Tensor& x, int64_t columns) const {
+  if (x.empty()) return;
+  int64_t begin = begin_, end = end_, head = head_ + 1;
+  if (index_ + 1 == num_heads_) {
+    head = first_head_;
+    begin = tensors_.reverse() ? std::max<int64_t>(0, begin_ - kChunk) : end_;
+    end = tensors_.reverse() ? begin_ : std::min(x.dim(0), end_ + kChunk);
+  }
+  const auto element = static_cast<int64_t>(SizeOf(x.dtype()));
+  const char* base = static_cast<const char*>(x.data()) + head * columns * element;
+  constexpr int64_t kLine = 64;
+  for (int64_t row = begin; row < end; ++row) {
+    const char* at = base + row * x.stride() * element;
+    for (int64_t byte = 0; byte < columns * element; byte += kLine) __builtin_prefetch(at + byte);
+  }
+}
 
 // -lse and, for gradients, -delta = -(dy . y) of the loaded rows.
 void HeadPass::LoadScales() {
@@ -52,8 +77,7 @@ void HeadPass::LoadScales() {
 void HeadPass::LoadWriters() {
   const int64_t n = end_ - begin_;
   const bool keys = tensors_.kind == PassKind::kKeyGradient;  // are read
-  LoadRows(writer_x_, sizes_.d, keys ? tensors_.q : tensors_.k, sizes_.d);
-  Saturate(writer_x_, n * sizes_.d);
+  LoadPoints(writer_x_, keys ? tensors_.q : tensors_.k);
   LoadRows(values_, padded_.values, keys ? tensors_.dy : tensors_.v, sizes_.dv);
   std::fill_n(value_extra_, n, 1.0f);
 }
@@ -61,8 +85,7 @@ void HeadPass::LoadWriters() {
 void HeadPass::LoadReaders() {
   const int64_t n = end_ - begin_;
   const bool keys = tensors_.kind == PassKind::kKeyGradient;
-  LoadRows(reader_x_, sizes_.d, keys ? tensors_.k : tensors_.q, sizes_.d);
-  Saturate(reader_x_, n * sizes_.d);
+  LoadPoints(reader_x_, keys ? tensors_.k : tensors_.q);
   if (tensors_.kind == PassKind::kForward) return;
   LoadRows(gradients_, padded_.values, keys ? tensors_.v : tensors_.dy, sizes_.dv);
   std::fill_n(grad_extra_, n, 1.0f);
@@ -101,26 +124,34 @@ void HeadPass::StoreOutputs(Range r) {
   }
 }
 
-void HeadPass::Load(float* out, const float* head) const {
-  const StateView<float> from = ViewState(const_cast<float*>(head), sizes_);
-  const StateView<float> to = padded_.View(out);
-  Clear(out);
+namespace {
+
+void CopyState(const StateSizes& sizes, const StateView<float>& to, const StateView<float>& from) {
   *to.count = *from.count;
-  std::copy_n(from.gauge, sizes_.gauge, to.gauge);
-  std::copy_n(from.norm, sizes_.features, to.norm);
-  for (int64_t f = 0; f < sizes_.features; ++f) {
-    std::copy_n(from.sums + f * from.ld, sizes_.dv, to.sums + f * to.ld);
+  std::copy_n(from.gauge, sizes.gauge, to.gauge);
+  std::copy_n(from.norm, sizes.features, to.norm);
+  for (int64_t f = 0; f < sizes.features; ++f) {
+    std::copy_n(from.sums + f * from.ld, sizes.dv, to.sums + f * to.ld);
   }
 }
 
-void HeadPass::Store(float* head, const float* state) const {
-  const StateView<float> from = padded_.View(const_cast<float*>(state));
-  const StateView<float> to = ViewState(head, sizes_);
-  *to.count = *from.count;
-  std::copy_n(from.gauge, sizes_.gauge, to.gauge);
-  std::copy_n(from.norm, sizes_.features, to.norm);
-  for (int64_t f = 0; f < sizes_.features; ++f) {
-    std::copy_n(from.sums + f * from.ld, sizes_.dv, to.sums + f * to.ld);
+}  // namespace
+
+void HeadPass::Load(float* out, const float* sequence_state) const {
+  Clear(out);
+  const int64_t size = HeadStateSize(sizes_);
+  for (int64_t i = 0; i < num_heads_; ++i) {
+    float* head = const_cast<float*>(sequence_state) + (first_head_ + i) * size;
+    CopyState(sizes_, padded_.View(out + i * padded_.floats()), ViewState(head, sizes_));
+  }
+}
+
+void HeadPass::Store(float* sequence_state, const float* state) const {
+  const int64_t size = HeadStateSize(sizes_);
+  for (int64_t i = 0; i < num_heads_; ++i) {
+    float* from = const_cast<float*>(state) + i * padded_.floats();
+    CopyState(sizes_, ViewState(sequence_state + (first_head_ + i) * size, sizes_),
+              padded_.View(from));
   }
 }
 

@@ -27,10 +27,9 @@ int64_t Node::Middle() const {
   return begin + static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(n - 1)));
 }
 
-// Halving and splitting off both at least halve what is left every second time; two states a level.
-int64_t HeadScan::WorkFloats(const ElaConfig& config, int64_t chunks) {
-  const int64_t levels = 2 * std::bit_width(static_cast<uint64_t>(chunks)) + 1;
-  return 2 * levels * PaddedState(StateSizesOf(config)).floats();
+// Two a level; each level has at least one bit less of the number of chunks.
+int64_t HeadScan::WorkStates(int64_t chunks) {
+  return 2 * std::bit_width(static_cast<uint64_t>(chunks));
 }
 
 bool HeadScan::Resets(Node node) const {

@@ -36,8 +36,8 @@ struct Node {
 
 class HeadScan {
  public:
-  /// Floats of working memory for sequences of up to `chunks` chunks, besides those of HeadPass.
-  static int64_t WorkFloats(const ElaConfig& config, int64_t chunks);
+  /// States of working memory for sequences of up to `chunks` chunks.
+  static int64_t WorkStates(int64_t chunks);
 
   HeadScan(HeadPass* pass, const SequenceRows& rows, bool reverse, float* memory)
       : pass_(*pass), rows_(rows), reverse_(reverse), memory_(memory) {}

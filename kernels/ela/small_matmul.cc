@@ -52,15 +52,44 @@ void MatMul(float* c, int64_t ldc, const float* a, int64_t lda, const float* b, 
   for (; j < n; j += 8) Columns<1>(c + j, ldc, a, lda, b + j, ldb, m, k, accumulate);
 }
 
+namespace {
+
+template <int... kLanes>
+Vector8 Shuffle(Vector8 a, Vector8 b) {
+  return __builtin_shufflevector(a, b, kLanes...);
+}
+
+/// y [8, ldy] = x [8, ldx]^T, 8 x 8 in registers.
+void TransposeBlock(float* y, int64_t ldy, const float* x, int64_t ldx) {
+  Vector8 r[8], s[8];
+  for (int i = 0; i < 8; ++i) r[i] = LoadVector(x + i * ldx);
+  for (int i = 0; i < 8; i += 2) {
+    s[i] = Shuffle<0, 8, 1, 9, 4, 12, 5, 13>(r[i], r[i + 1]);
+    s[i + 1] = Shuffle<2, 10, 3, 11, 6, 14, 7, 15>(r[i], r[i + 1]);
+  }
+  for (int i = 0; i < 8; i += 4) {
+    r[i] = Shuffle<0, 1, 8, 9, 4, 5, 12, 13>(s[i], s[i + 2]);
+    r[i + 1] = Shuffle<2, 3, 10, 11, 6, 7, 14, 15>(s[i], s[i + 2]);
+    r[i + 2] = Shuffle<0, 1, 8, 9, 4, 5, 12, 13>(s[i + 1], s[i + 3]);
+    r[i + 3] = Shuffle<2, 3, 10, 11, 6, 7, 14, 15>(s[i + 1], s[i + 3]);
+  }
+  for (int i = 0; i < 4; ++i) {
+    StoreVector(y + i * ldy, Shuffle<0, 1, 2, 3, 8, 9, 10, 11>(r[i], r[i + 4]));
+    StoreVector(y + (i + 4) * ldy, Shuffle<4, 5, 6, 7, 12, 13, 14, 15>(r[i], r[i + 4]));
+  }
+}
+
+}  // namespace
+
 void Transpose(float* y, int64_t ldy, const float* x, int64_t ldx, int64_t rows, int64_t columns) {
-  constexpr int64_t kBlock = 8;
-  for (int64_t i = 0; i < rows; i += kBlock) {
-    const int64_t last_row = std::min(rows, i + kBlock);
-    for (int64_t j = 0; j < columns; ++j) {
-      for (int64_t r = i; r < last_row; ++r) y[j * ldy + r] = x[r * ldx + j];
+  int64_t i = 0;
+  for (; i + 8 <= rows; i += 8) {
+    for (int64_t j = 0; j < columns; j += 8) {
+      TransposeBlock(y + j * ldy + i, ldy, x + i * ldx + j, ldx);
     }
   }
-  for (int64_t j = 0; rows < ldy && j < columns; ++j) {
+  for (int64_t j = 0; j < columns; ++j) {
+    for (int64_t r = i; r < rows; ++r) y[j * ldy + r] = x[r * ldx + j];
     std::fill(y + j * ldy + rows, y + (j + 1) * ldy, 0.0f);
   }
 }

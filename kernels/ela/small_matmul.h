@@ -21,7 +21,8 @@ inline void StoreVector(float* x, Vector8 v) { std::memcpy(x, &v, sizeof v); }
 void MatMul(float* c, int64_t ldc, const float* a, int64_t lda, const float* b, int64_t ldb,
             int64_t m, int64_t n, int64_t k, bool accumulate);
 
-/// y [columns, ldy] = x [rows, columns]^T; columns [rows, ldy) of y become 0.
+/// y [columns, ldy] = x [rows, columns]^T, columns a multiple of 8; columns [rows, ldy) of y become
+/// 0.
 void Transpose(float* y, int64_t ldy, const float* x, int64_t ldx, int64_t rows, int64_t columns);
 
 }  // namespace ela::kernels::cpu
