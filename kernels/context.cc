@@ -1,9 +1,9 @@
 #include "kernels/context.h"
 
 #include <algorithm>
-#include <new>
 
 #include "kernels/check.h"
+#include "kernels/device.h"
 
 namespace ela::kernels {
 namespace {
@@ -12,11 +12,18 @@ constexpr size_t kAlignment = 256;
 
 size_t RoundUp(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
-char* AllocateHost(size_t bytes) {
-  return static_cast<char*>(::operator new (bytes, std::align_val_t{kAlignment}));
+char* Allocate(size_t bytes, Backend backend) {
+  return backend == Backend::kCuda ? internal::AllocateDevice(bytes)
+                                   : internal::AllocateHost(bytes);
 }
 
-void FreeHost(char* memory) { ::operator delete (memory, std::align_val_t{kAlignment}); }
+void Free(char* memory, Backend backend) {
+  if (backend == Backend::kCuda) {
+    internal::FreeDevice(memory);
+  } else {
+    internal::FreeHost(memory);
+  }
+}
 
 }  // namespace
 
@@ -29,17 +36,19 @@ struct Arena::Overflow {
 
 Arena::~Arena() {
   Release(0);
-  if (base_ != nullptr) FreeHost(base_);
+  if (base_ != nullptr) Free(base_, backend_);
 }
 
 void Arena::Reserve(size_t bytes, Backend backend) {
   ELA_CHECK(used_ == 0, "%zu bytes are taken", used_);
-  ELA_CHECK(backend != Backend::kCuda, "this build has no CUDA back end");
-  backend_ = backend;
+  const bool same_memory = (backend == Backend::kCuda) == (backend_ == Backend::kCuda);
   bytes = RoundUp(bytes);
-  if (bytes <= size_) return;
-  if (base_ != nullptr) FreeHost(base_);
-  base_ = AllocateHost(bytes);
+  if (bytes <= size_ && same_memory) return;
+  if (base_ != nullptr) Free(base_, backend_);
+  base_ = nullptr;
+  backend_ = backend;
+  size_ = 0;
+  if (bytes > 0) base_ = Allocate(bytes, backend);
   size_ = bytes;
 }
 
@@ -51,7 +60,9 @@ void* Arena::Take(size_t bytes) {
   // Overflow blocks count as used, so what is taken after one also overflows: addresses stay those
   // of a stack.
   if (used_ <= size_) return base_ + mark;
-  char* memory = AllocateHost(bytes);
+  ELA_CHECK(backend_ != Backend::kCuda, "%zu bytes on a device arena of %zu with %zu taken", bytes,
+            size_, mark);
+  char* memory = Allocate(bytes, backend_);
   overflow_ = new Overflow{memory, mark, overflow_};
   return memory;
 }
@@ -61,7 +72,7 @@ void Arena::Release(size_t mark) {
   while (overflow_ != nullptr && overflow_->mark >= mark) {
     Overflow* block = overflow_;
     overflow_ = block->next;
-    FreeHost(block->memory);
+    Free(block->memory, backend_);
     delete block;
   }
   used_ = mark;

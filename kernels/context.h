@@ -7,6 +7,8 @@
 
 namespace ela::kernels {
 
+class CudaDevice;  // device.h
+
 enum class Backend : uint8_t {
   kReference,  // double precision, one thread, written to be read
   kCpu,        // float or bf16 storage, OpenMP + BLAS
@@ -23,7 +25,8 @@ class Arena {
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
-  /// Makes the arena hold at least `bytes`; only while nothing is taken.
+  /// Makes the arena hold at least `bytes`; only while nothing is taken. Device memory is of the
+  /// calling thread's card; not enough of it ends the process with the numbers.
   void Reserve(size_t bytes, Backend backend);
   /// `bytes` of memory aligned to 256. On the host an arena that is too small takes an overflow
   /// block, released with the mark, and remembers the peak; on a device that is a programmer error.
@@ -67,6 +70,7 @@ struct Context {
   Backend backend = Backend::kCpu;
   int num_threads = 1;           // of the CPU back end; results do not depend on it
   void* stream = nullptr;        // cudaStream_t of the CUDA back end
+  CudaDevice* device = nullptr;  // of the CUDA back end: `stream` is its own or waits for it
   Arena* scratch = nullptr;      // never null when an op runs
   Counters* counters = nullptr;  // never null when an op runs
 };

@@ -35,7 +35,7 @@ TEST(AdamW, IsRightOnAwkwardLengths) {
 TEST(AdamW, CorrectsTheBiasOfTheFirstStep) { ExpectGoodOnCpu(Update(100, 1)); }
 
 TEST(AdamW, MovesAgainstTheGradientByTheRateAtFirst) {
-  OpContext ctx(Backend::kCpu);
+  OpContext ctx(TestBackend());
   Buffer w = ZeroBuffer(DType::kF32, {2}), m = ZeroBuffer(DType::kF32, {2});
   Buffer v = ZeroBuffer(DType::kF32, {2}), grad(DType::kF32, {2});
   Set(grad, 0, 7);
@@ -46,7 +46,7 @@ TEST(AdamW, MovesAgainstTheGradientByTheRateAtFirst) {
 }
 
 TEST(AdamW, TheParameterMayBeTheMaster) {
-  OpContext ctx(Backend::kCpu);
+  OpContext ctx(TestBackend());
   const std::vector<Buffer> apart = Update(99, 2)(ctx, DType::kF32);
   Buffer master = Input(DType::kF32, {99}, 1), m = Input(DType::kF32, {99}, 2);
   Buffer v = Input(DType::kF32, {99}, 3), grad = Input(DType::kF32, {99}, 4);
@@ -69,7 +69,7 @@ TEST(SumOfSquares, IsRightAndAdds) {
 }
 
 TEST(SumOfSquares, PassesNaNAndInfinityOn) {
-  OpContext ctx(Backend::kCpu);
+  OpContext ctx(TestBackend());
   for (double bad : {static_cast<double>(NAN), static_cast<double>(INFINITY)}) {
     Buffer sum = ZeroBuffer(DType::kF64, {1}), x = Input(DType::kF32, {70000}, 1);
     Set(x, 66000, bad);

@@ -50,7 +50,7 @@ TEST(RowDots, IsRightOnAwkwardShapes) {
 }
 
 TEST(Elementwise, AddsInPlace) {
-  OpContext ctx(Backend::kCpu);
+  OpContext ctx(TestBackend());
   Buffer a = Input(kF32, {3, 5}, 1), b = Input(kF32, {3, 5}, 2), y(kF32, {3, 5});
   Add(ctx, y, a, b);
   Add(ctx, a, a, b);
@@ -58,7 +58,7 @@ TEST(Elementwise, AddsInPlace) {
 }
 
 TEST(Elementwise, FillsAndCopiesIntegersAndDoubles) {
-  OpContext ctx(Backend::kCpu);
+  OpContext ctx(TestBackend());
   for (DType dtype : {DType::kI32, DType::kI64, DType::kF64}) {
     Buffer x(dtype, {3, 5}), y(dtype, {3, 5});
     Fill(ctx, x, 7);
@@ -68,7 +68,7 @@ TEST(Elementwise, FillsAndCopiesIntegersAndDoubles) {
 }
 
 TEST(Elementwise, RoundsToTheNearestEvenBf16) {
-  OpContext ctx(Backend::kCpu);
+  OpContext ctx(TestBackend());
   Buffer x = Input(kF32, {4}, 1), y(DType::kBf16, {4});
   Set(x, 0, 1 + 0x1p-8);            // halfway: to even, down
   Set(x, 1, 1 + 3 * 0x1p-8);        // halfway: to even, up

@@ -52,7 +52,7 @@ INSTANTIATE_TEST_SUITE_P(All, LabelBiasTest,
                          ::testing::Values(LabelBias::kNone, LabelBias::kInner, LabelBias::kOuter));
 
 TEST(LabelBias, NoneNeedsNoLabels) {
-  for (Backend backend : {Backend::kReference, Backend::kCpu}) {
+  for (Backend backend : {Backend::kReference, TestBackend()}) {
     OpContext ctx(backend);
     const DType dtype = FloatOf(backend);
     Buffer f = Input(dtype, {2, 3}, 1), w = Input(dtype, {2}, 2), y(dtype, {2, 3});

@@ -83,7 +83,7 @@ TEST(Linear, BackwardMatchesJacobian) {
 }
 
 TEST(Linear, LeavesOutTheGradientThatIsNotWanted) {
-  OpContext ctx(Backend::kCpu);
+  OpContext ctx(TestBackend());
   Buffer x = Input(DType::kF32, {5, 3}, 1), w = Input(DType::kF32, {4, 3}, 2);
   Buffer dy = Input(DType::kF32, {5, 4}, 3), dx(DType::kF32, {5, 3}), both(DType::kF32, {5, 3});
   Buffer dw = ZeroBuffer(DType::kF32, {4, 3}), dw_both = ZeroBuffer(DType::kF32, {4, 3});

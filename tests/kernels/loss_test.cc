@@ -61,7 +61,7 @@ TEST(Loss, BackwardMatchesJacobian) {
 }
 
 TEST(Loss, UniformLogitsCostTheLogOfTheVocabulary) {
-  OpContext ctx(Backend::kCpu);
+  OpContext ctx(TestBackend());
   Buffer x = ZeroBuffer(DType::kF32, {6, 4}), table = Input(DType::kF32, {100, 4}, 1);
   Buffer sum = ZeroBuffer(kF64, {1});
   const Buffer targets = Integers({6}, {1, 2, 3, 4, 5, 99});
@@ -70,7 +70,7 @@ TEST(Loss, UniformLogitsCostTheLogOfTheVocabulary) {
 }
 
 TEST(Loss, RowsWithoutTargetGetNoGradient) {
-  OpContext ctx(Backend::kCpu);
+  OpContext ctx(TestBackend());
   Buffer x = Input(DType::kF32, {3, 4}, 1), table = Input(DType::kF32, {9, 4}, 2);
   Buffer sum = ZeroBuffer(kF64, {1}), dx(DType::kF32, {3, 4}),
          dtable = ZeroBuffer(DType::kF32, {9, 4});
@@ -81,7 +81,7 @@ TEST(Loss, RowsWithoutTargetGetNoGradient) {
 }
 
 TEST(Loss, NaNReachesTheLossAndTheGradient) {
-  OpContext ctx(Backend::kCpu);
+  OpContext ctx(TestBackend());
   Buffer x = Input(DType::kF32, {3, 4}, 1), table = Input(DType::kF32, {9, 4}, 2);
   Buffer sum = ZeroBuffer(kF64, {1}), dx(DType::kF32, {3, 4}),
          dtable = ZeroBuffer(DType::kF32, {9, 4});

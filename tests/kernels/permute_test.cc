@@ -38,7 +38,7 @@ TEST(Permute, IsRightWhenOneExpertGetsEveryToken) {
 }
 
 TEST(Permute, SortsByExpertThenToken) {
-  OpContext ctx(Backend::kCpu);
+  OpContext ctx(TestBackend());
   const Buffer experts = Integers({3, 2}, {2, 0, 0, 2, 2, 3});
   Buffer slot_of_row(kI32, {6}), row_of_slot(kI32, {3, 2}), counts(DType::kI64, {4});
   SortSlots(ctx, slot_of_row, row_of_slot, counts, experts);

@@ -30,13 +30,13 @@ std::vector<Buffer> Step(const Context& ctx) {
 
 TEST(RanksAsThreads, ComputeWhatOneAloneComputes) {
   constexpr size_t kRanks = 4;
-  OpContext alone(Backend::kCpu);
+  OpContext alone(TestBackend());
   const std::vector<Buffer> expected = Step(alone);
   std::vector<std::vector<Buffer>> results(kRanks);
   std::vector<std::thread> ranks;
   for (size_t r = 0; r < kRanks; ++r) {
     ranks.emplace_back([&results, r] {
-      OpContext ctx(Backend::kCpu, 2);
+      OpContext ctx(TestBackend(), 2);
       for (int step = 0; step < 5; ++step) results[r] = Step(ctx);
     });
   }

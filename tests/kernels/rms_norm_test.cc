@@ -34,7 +34,7 @@ TEST(RmsNorm, IsRightForTinyAndHugeRows) {
 }
 
 TEST(RmsNorm, RowsOfZerosGiveZeros) {
-  OpContext ctx(Backend::kCpu);
+  OpContext ctx(TestBackend());
   Buffer x = ZeroBuffer(DType::kF32, {3, 9}), gain = Input(DType::kF32, {9}, 2);
   Buffer y(DType::kF32, {3, 9}), rstd(DType::kF32, {3});
   RmsNormForward(ctx, y, rstd, x, gain);

@@ -36,7 +36,7 @@ TEST(Rope, RowsMayBeStrided) {
 }
 
 TEST(Rope, PositionZeroChangesNothing) {
-  OpContext ctx(Backend::kCpu);
+  OpContext ctx(TestBackend());
   Buffer x = Input(DType::kF32, {2, 2, 6}, 1);
   Rope(ctx, x, Integers({2}, {0, 0}), 10000, false);
   EXPECT_TRUE(BitwiseEqual(x, Input(DType::kF32, {2, 2, 6}, 1)));

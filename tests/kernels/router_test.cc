@@ -87,7 +87,7 @@ TEST(Router, BalanceGradientMayBeLeftOut) {
 }
 
 TEST(Router, TiesGoToTheLowerExpert) {
-  for (Backend backend : {Backend::kReference, Backend::kCpu}) {
+  for (Backend backend : {Backend::kReference, TestBackend()}) {
     OpContext ctx(backend);
     Fixture f(FloatOf(backend), 2, 3, 5, 3);
     testing::Fill(f.w, 0);
@@ -99,7 +99,7 @@ TEST(Router, TiesGoToTheLowerExpert) {
 }
 
 TEST(Router, ChoosesByDescendingProbability) {
-  OpContext ctx(Backend::kCpu);
+  OpContext ctx(TestBackend());
   Fixture f(DType::kF32, 40, 8, 6, 6);
   f.Forward(ctx);
   for (int64_t i = 0; i < 240; ++i) {
@@ -109,7 +109,7 @@ TEST(Router, ChoosesByDescendingProbability) {
 }
 
 TEST(Router, NaNTokensStillChooseDifferentExperts) {
-  OpContext ctx(Backend::kCpu);
+  OpContext ctx(TestBackend());
   Fixture f(DType::kF32, 1, 3, 4, 3);
   Set(f.x, 1, NAN);
   f.Forward(ctx);
@@ -118,7 +118,7 @@ TEST(Router, NaNTokensStillChooseDifferentExperts) {
 }
 
 TEST(Router, HugeLogitsStayFinite) {
-  OpContext ctx(Backend::kCpu);
+  OpContext ctx(TestBackend());
   Fixture f(DType::kF32, 20, 8, 4, 2);
   for (int64_t i = 0; i < 32; ++i) Set(f.w, i, 1e6 * Get(f.w, i));
   f.Forward(ctx);

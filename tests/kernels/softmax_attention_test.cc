@@ -140,7 +140,7 @@ TEST(SoftmaxAttention, IsRightForScoresOfManyThousands) {
 }
 
 TEST(SoftmaxAttention, OfOneKeyIsItsValue) {
-  OpContext ctx(Backend::kCpu);
+  OpContext ctx(TestBackend());
   Attention a(DType::kF32, Layout::Of(4, 1), 2, 8, true);
   a.Forward(ctx);
   EXPECT_TRUE(BitwiseEqual(a.y, a.v));
@@ -186,12 +186,12 @@ TEST(SoftmaxAttention, MergesKeyBlocksInAnySplitAndOrder) {
       {{65, 130}, {0, 65}},
       {{0, 1}, {1, 1}, {1, 129}, {129, 130}},
       {{100, 130}, {0, 40}, {41, 100}, {40, 41}}};
-  for (const Backend backend : {Backend::kReference, Backend::kCpu}) {
+  for (const Backend backend : {Backend::kReference, TestBackend()}) {
     for (const bool causal : {true, false}) {
       const auto whole = InBlocks(backend, layout, causal, {{0, 130}});
       for (const auto& split : splits) {
         ExpectNear(InBlocks(backend, layout, causal, split), whole,
-                   backend == Backend::kCpu ? 2e-6 : 1e-13);
+                   backend != Backend::kReference ? 2e-6 : 1e-13);
       }
     }
   }
@@ -224,7 +224,7 @@ TEST(SoftmaxAttention, MergesResultsOverTwoSetsOfKeys) {
 
 TEST(SoftmaxAttention, TakesQueriesInAnySplit) {
   const Layout layout = Layout::Of(2, 100, {30});
-  OpContext ctx(Backend::kCpu);
+  OpContext ctx(TestBackend());
   Attention whole(DType::kF32, layout, 2, 8, true), parts(DType::kF32, layout, 2, 8, true);
   whole.Forward(ctx);
   for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, 64}, {64, 128}, {128, 200}}) {
@@ -236,7 +236,7 @@ TEST(SoftmaxAttention, TakesQueriesInAnySplit) {
 
 TEST(SoftmaxAttention, RowsThatMeetNothingKeepTheirBits) {
   for (const DType dtype : {DType::kF32, DType::kBf16, kF64}) {
-    OpContext ctx(dtype == kF64 ? Backend::kReference : Backend::kCpu);
+    OpContext ctx(dtype == kF64 ? Backend::kReference : TestBackend());
     Attention a(dtype, Layout::Of(2, 40), 2, 8, true);
     ela::testing::Copy(a.y, Input(dtype, {80, 2, 8}, 9));
     Buffer before(dtype, {80, 2, 8});
@@ -251,7 +251,7 @@ TEST(SoftmaxAttention, RowsThatMeetNothingKeepTheirBits) {
 }
 
 TEST(SoftmaxAttention, FutureKeysChangeNoBit) {
-  OpContext ctx(Backend::kCpu);
+  OpContext ctx(TestBackend());
   const Layout layout = Layout::Of(1, 300);
   Attention a(DType::kF32, layout, 2, 8, true), b(DType::kF32, layout, 2, 8, true);
   for (int64_t i = 201 * 16; i < 300 * 16; ++i) {
@@ -265,7 +265,7 @@ TEST(SoftmaxAttention, FutureKeysChangeNoBit) {
 }
 
 TEST(SoftmaxAttention, NotANumberReachesTheRowsThatSeeItAlone) {
-  OpContext ctx(Backend::kCpu);
+  OpContext ctx(TestBackend());
   Attention a(DType::kF32, Layout::Of(1, 100), 1, 8, true);
   Set(a.k, 50 * 8 + 3, std::numeric_limits<double>::quiet_NaN());
   a.Forward(ctx);
@@ -275,7 +275,7 @@ TEST(SoftmaxAttention, NotANumberReachesTheRowsThatSeeItAlone) {
 }
 
 TEST(SoftmaxAttention, ReadsAndWritesStridedRows) {
-  OpContext ctx(Backend::kCpu);
+  OpContext ctx(TestBackend());
   const Layout layout = Layout::Of(1, 80);
   Attention a(DType::kF32, layout, 2, 8, true);
   a.Forward(ctx);
@@ -300,7 +300,7 @@ TEST(SoftmaxAttention, ReadsAndWritesStridedRows) {
 }
 
 TEST(SoftmaxAttention, BackwardAddsToTheGradients) {
-  OpContext ctx(Backend::kCpu);
+  OpContext ctx(TestBackend());
   Attention once(DType::kF32, Layout::Of(1, 70), 2, 8, true);
   Attention twice(DType::kF32, Layout::Of(1, 70), 2, 8, true);
   for (Attention* a : {&once, &twice}) {
@@ -316,7 +316,7 @@ TEST(SoftmaxAttention, BackwardAddsToTheGradients) {
 }
 
 TEST(SoftmaxAttention, FloatGradientsOfBf16InputsAreNotRounded) {
-  OpContext ctx(Backend::kCpu), exact(Backend::kReference);
+  OpContext ctx(TestBackend()), exact(Backend::kReference);
   const Layout layout = Layout::Of(1, 90);
   Attention a(DType::kBf16, layout, 2, 8, true), b(kF64, layout, 2, 8, true);
   b.Forward(exact);

@@ -27,7 +27,7 @@ TEST(Swiglu, IsRightOnAwkwardShapes) {
 TEST(Swiglu, IsRightWhereTheGateSaturates) { ExpectGoodOnCpu(ForwardBackward(9, 65, 200)); }
 
 TEST(Swiglu, PassesNaNOn) {
-  OpContext ctx(Backend::kCpu);
+  OpContext ctx(TestBackend());
   Buffer gu = Input(DType::kF32, {1, 34}, 1), h(DType::kF32, {1, 17});
   Set(gu, 3, NAN);
   SwigluForward(ctx, h, gu);

@@ -19,7 +19,7 @@ inline DType StatisticOf(DType dtype) { return dtype == DType::kF64 ? DType::kF6
 inline Buffer Input(DType dtype, std::initializer_list<int64_t> shape, uint64_t seed,
                     double scale = 1) {
   Buffer buffer = RandomBuffer(dtype, shape, seed, scale);
-  const Tensor t = buffer;
+  const Tensor t = buffer.host();
   for (int64_t i = 0; i < t.numel(); ++i) {
     Set(t, i, static_cast<float>(Bf16(static_cast<float>(Get(t, i)))));
   }
@@ -51,13 +51,16 @@ std::vector<Buffer> Outputs(Buffers&&... buffers) {
   return outputs;
 }
 
-/// Runs the op on the CPU (f32, bf16) or the reference (f64), and fails if that is not where it
-/// ran.
+/// Runs the op on the tested back end (f32, bf16) or the reference (f64), and fails if that is not
+/// where it ran.
 inline std::vector<Buffer> RunAs(DType dtype, int num_threads, const OpRun& run) {
   const bool reference = dtype == DType::kF64;
-  OpContext ctx(reference ? Backend::kReference : Backend::kCpu, num_threads);
+  const Backend backend = reference ? Backend::kReference : TestBackend();
+  OpContext ctx(backend, num_threads);
   std::vector<Buffer> outputs = run(ctx, dtype);
-  const auto& ran = reference ? ctx.counters().reference_ops : ctx.counters().cpu_ops;
+  const auto& ran = backend == Backend::kReference ? ctx.counters().reference_ops
+                    : backend == Backend::kCpu     ? ctx.counters().cpu_ops
+                                                   : ctx.counters().cuda_ops;
   EXPECT_GT(ran.load(), 0) << "the op ran nowhere";
   return outputs;
 }

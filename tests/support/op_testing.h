@@ -1,7 +1,11 @@
 // Tools for testing ops: a context that proves which back end ran, tensors with poisoned contents
 // and guard bytes, NaN-safe comparison, and finite differences in double.
+//
+// On a CUDA device a Buffer has a copy there: handed to an op (as a Tensor) it moves to the device,
+// read or written by the functions below it comes back.
 #pragma once
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -16,6 +20,7 @@
 
 #include "kernels/context.h"
 #include "kernels/tensor.h"
+#include "tests/support/test_backend.h"
 
 namespace ela::testing {
 
@@ -24,11 +29,20 @@ using kernels::Bf16;
 using kernels::DType;
 using kernels::Tensor;
 
+/// The device of the calling thread's innermost OpContext; null on the host back ends.
+inline thread_local kernels::CudaDevice* current_device = nullptr;
+
 /// A context of one back end. On destruction it fails the test if another back end ran an op.
 class OpContext {
  public:
-  explicit OpContext(Backend backend, int num_threads = 1) {
+  explicit OpContext(Backend backend, int num_threads = 1) : outer_device_(current_device) {
     ctx_.backend = backend;
+    if (backend == Backend::kCuda) {
+      ctx_.device = TestDevice();
+      ctx_.stream = ctx_.device->stream();
+      arena_.Reserve(kDeviceScratch, backend);
+    }
+    current_device = ctx_.device;
     ctx_.num_threads = num_threads;
     ctx_.scratch = &arena_;
     ctx_.counters = &counters_;
@@ -39,6 +53,8 @@ class OpContext {
     EXPECT_TRUE(backend == Backend::kCpu || counters_.cpu_ops == 0);
     EXPECT_TRUE(backend == Backend::kCuda || counters_.cuda_ops == 0);
     EXPECT_EQ(arena_.Mark(), 0u) << "an op kept scratch memory";
+    if (ctx_.device != nullptr) ctx_.device->Synchronize();
+    current_device = outer_device_;
   }
   OpContext(const OpContext&) = delete;
   OpContext& operator=(const OpContext&) = delete;
@@ -51,6 +67,8 @@ class OpContext {
   kernels::Arena& arena() { return arena_; }
 
  private:
+  static constexpr size_t kDeviceScratch = size_t{256} << 20;
+  kernels::CudaDevice* outer_device_;
   kernels::Arena arena_;
   kernels::Counters counters_;
   kernels::Context ctx_;
@@ -59,75 +77,6 @@ class OpContext {
 /// The element type a back end's tests use.
 inline DType FloatOf(Backend backend) {
   return backend == Backend::kReference ? DType::kF64 : DType::kF32;
-}
-
-/// Element i (dense order) of any tensor, as double; strides of the leading dimension are followed.
-inline void* ElementOf(const Tensor& t, int64_t i) {
-  const int64_t columns = t.row_numel();
-  const int64_t at = i / columns * t.stride() + i % columns;
-  return static_cast<char*>(t.data()) + static_cast<size_t>(at) * SizeOf(t.dtype());
-}
-
-inline double Get(const Tensor& t, int64_t i) {
-  const void* p = ElementOf(t, i);
-  switch (t.dtype()) {
-    case DType::kF32:
-      return *static_cast<const float*>(p);
-    case DType::kF64:
-      return *static_cast<const double*>(p);
-    case DType::kBf16:
-      return static_cast<float>(*static_cast<const Bf16*>(p));
-    case DType::kI32:
-      return *static_cast<const int32_t*>(p);
-    case DType::kI64:
-      return static_cast<double>(*static_cast<const int64_t*>(p));
-  }
-  return 0;
-}
-
-inline void Set(const Tensor& t, int64_t i, double value) {
-  void* p = ElementOf(t, i);
-  switch (t.dtype()) {
-    case DType::kF32:
-      *static_cast<float*>(p) = static_cast<float>(value);
-      return;
-    case DType::kF64:
-      *static_cast<double*>(p) = value;
-      return;
-    case DType::kBf16:
-      *static_cast<Bf16*>(p) = Bf16(static_cast<float>(value));
-      return;
-    case DType::kI32:
-      *static_cast<int32_t*>(p) = static_cast<int32_t>(value);
-      return;
-    case DType::kI64:
-      *static_cast<int64_t*>(p) = static_cast<int64_t>(value);
-      return;
-  }
-}
-
-inline void Fill(const Tensor& t, double value) {
-  for (int64_t i = 0; i < t.numel(); ++i) Set(t, i, value);
-}
-
-/// N(mean, scale^2), the same numbers for every element type (rounded to it).
-inline void FillNormal(const Tensor& t, uint64_t seed, double scale = 1, double mean = 0) {
-  std::mt19937_64 engine(seed);
-  std::normal_distribution<double> normal;
-  for (int64_t i = 0; i < t.numel(); ++i) {
-    Set(t, i, static_cast<float>(mean + scale * normal(engine)));
-  }
-}
-
-inline void Copy(const Tensor& to, const Tensor& from) {
-  ASSERT_EQ(to.numel(), from.numel());
-  for (int64_t i = 0; i < to.numel(); ++i) Set(to, i, Get(from, i));
-}
-
-inline std::vector<double> Values(const Tensor& t) {
-  std::vector<double> values(static_cast<size_t>(t.numel()));
-  for (int64_t i = 0; i < t.numel(); ++i) values[static_cast<size_t>(i)] = Get(t, i);
-  return values;
 }
 
 /// Memory of a tensor between guard bytes, poisoned (every byte 0xff: NaN in the float types, -1 in
@@ -148,27 +97,28 @@ class Buffer {
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
 
+  /// For an op: in the memory of the current OpContext's back end.
   Tensor tensor() const {
-    char* data = const_cast<char*>(bytes_.data()) + kGuardBytes;
-    const int64_t rows = shape_[0];
-    Tensor all(data, dtype_, {rows, stride_});
-    if (stride_ != columns_) all = all.Columns(0, columns_);
-    switch (shape_.size()) {
-      case 1:
-        return all.View({rows});
-      case 2:
-        return all;
-      case 3:
-        return all.View({rows, shape_[1], shape_[2]});
-      default:
-        return all.View({rows, shape_[1], shape_[2], shape_[3]});
+    if (current_device == nullptr) return host();
+    if (device_ == nullptr) {
+      if (memory_.data() == nullptr) memory_ = {bytes_.size(), Backend::kCuda};
+      device_ = current_device;
+      device_->CopyIn(memory_.data(), bytes_.data(), bytes_.size());
     }
+    return Shaped(memory_.data());
+  }
+  /// For the test.
+  Tensor host() const {
+    if (device_ != nullptr) device_->CopyOut(bytes_.data(), memory_.data(), bytes_.size());
+    device_ = nullptr;
+    return Shaped(bytes_.data());
   }
   operator Tensor() const { return tensor(); }  // NOLINT: passes for a Tensor everywhere
 
   /// Fails the test if a byte outside the tensor changed.
   void CheckGuards() const {
     if (bytes_.empty()) return;  // moved from
+    host();
     const size_t element = SizeOf(dtype_);
     const size_t row = static_cast<size_t>(columns_) * element;
     const size_t pitch = static_cast<size_t>(stride_) * element;
@@ -185,12 +135,120 @@ class Buffer {
  private:
   static constexpr size_t kGuardBytes = 256;
   static constexpr char kPoison = static_cast<char>(0xff);
+  Tensor Shaped(char* memory) const {
+    const int64_t rows = shape_[0];
+    Tensor all(memory + kGuardBytes, dtype_, {rows, stride_});
+    if (stride_ != columns_) all = all.Columns(0, columns_);
+    switch (shape_.size()) {
+      case 1:
+        return all.View({rows});
+      case 2:
+        return all;
+      case 3:
+        return all.View({rows, shape_[1], shape_[2]});
+      default:
+        return all.View({rows, shape_[1], shape_[2], shape_[3]});
+    }
+  }
+
   DType dtype_;
   std::vector<int64_t> shape_;
   int64_t columns_ = 1;
   int64_t stride_ = 0;
-  std::vector<char> bytes_;
+  mutable std::vector<char> bytes_;
+  mutable kernels::BackendMemory memory_;          // on the device
+  mutable kernels::CudaDevice* device_ = nullptr;  // non-null: memory_ holds the numbers
 };
+
+/// Where the functions below look at a tensor: a Buffer's numbers come back from the device first.
+inline Tensor Host(const Tensor& t) { return t; }
+inline Tensor Host(const Buffer& buffer) { return buffer.host(); }
+
+/// Element i (dense order) of any tensor, as double; strides of the leading dimension are followed.
+inline void* ElementOf(const Tensor& t, int64_t i) {
+  const int64_t columns = t.row_numel();
+  const int64_t at = i / columns * t.stride() + i % columns;
+  return static_cast<char*>(t.data()) + static_cast<size_t>(at) * SizeOf(t.dtype());
+}
+
+inline double GetAt(const Tensor& t, int64_t i) {
+  const void* p = ElementOf(t, i);
+  switch (t.dtype()) {
+    case DType::kF32:
+      return *static_cast<const float*>(p);
+    case DType::kF64:
+      return *static_cast<const double*>(p);
+    case DType::kBf16:
+      return static_cast<float>(*static_cast<const Bf16*>(p));
+    case DType::kI32:
+      return *static_cast<const int32_t*>(p);
+    case DType::kI64:
+      return static_cast<double>(*static_cast<const int64_t*>(p));
+  }
+  return 0;
+}
+
+inline void SetAt(const Tensor& t, int64_t i, double value) {
+  void* p = ElementOf(t, i);
+  switch (t.dtype()) {
+    case DType::kF32:
+      *static_cast<float*>(p) = static_cast<float>(value);
+      return;
+    case DType::kF64:
+      *static_cast<double*>(p) = value;
+      return;
+    case DType::kBf16:
+      *static_cast<Bf16*>(p) = Bf16(static_cast<float>(value));
+      return;
+    case DType::kI32:
+      *static_cast<int32_t*>(p) = static_cast<int32_t>(value);
+      return;
+    case DType::kI64:
+      *static_cast<int64_t*>(p) = static_cast<int64_t>(value);
+      return;
+  }
+}
+
+template <class Source>
+double Get(const Source& source, int64_t i) {
+  return GetAt(Host(source), i);
+}
+template <class Target>
+void Set(const Target& target, int64_t i, double value) {
+  SetAt(Host(target), i, value);
+}
+
+template <class Target>
+void Fill(const Target& target, double value) {
+  const Tensor t = Host(target);
+  for (int64_t i = 0; i < t.numel(); ++i) SetAt(t, i, value);
+}
+
+/// N(mean, scale^2), the same numbers for every element type (rounded to it).
+template <class Target>
+void FillNormal(const Target& target, uint64_t seed, double scale = 1, double mean = 0) {
+  const Tensor t = Host(target);
+  std::mt19937_64 engine(seed);
+  std::normal_distribution<double> normal;
+  for (int64_t i = 0; i < t.numel(); ++i) {
+    SetAt(t, i, static_cast<float>(mean + scale * normal(engine)));
+  }
+}
+
+template <class Target, class Source>
+void Copy(const Target& target, const Source& source) {
+  const Tensor to = Host(target), from = Host(source);
+  ASSERT_EQ(to.numel(), from.numel());
+  for (int64_t i = 0; i < to.numel(); ++i) SetAt(to, i, GetAt(from, i));
+}
+
+template <class Source>
+std::vector<double> Values(const Source& source) {
+  const Tensor t = Host(source);
+  std::vector<double> values(static_cast<size_t>(t.numel()));
+  for (int64_t i = 0; i < t.numel(); ++i) values[static_cast<size_t>(i)] = GetAt(t, i);
+  return values;
+}
 
 /// A buffer of N(mean, scale^2).
 inline Buffer RandomBuffer(DType dtype, std::initializer_list<int64_t> shape, uint64_t seed,
@@ -206,22 +264,21 @@ inline Buffer ZeroBuffer(DType dtype, std::initializer_list<int64_t> shape) {
   return buffer;
 }
 
-inline double MaxAbs(const Tensor& t) {
+template <class Source>
+double MaxAbs(const Source& source) {
   double max = 0;
-  for (int64_t i = 0; i < t.numel(); ++i) max = std::fmax(max, std::fabs(Get(t, i)));
+  for (double value : Values(source)) max = std::fmax(max, std::fabs(value));
   return max;
 }
 
 /// max |actual - expected| / max(max |expected|, floor); infinite if either holds a non-finite
 /// number.
-inline double RelativeError(const Tensor& actual, const std::vector<double>& expected,
-                            double floor = 1e-30) {
-  if (actual.numel() != static_cast<int64_t>(expected.size())) {
-    return std::numeric_limits<double>::infinity();
-  }
+inline double RelativeErrorOf(const std::vector<double>& actual,
+                              const std::vector<double>& expected, double floor) {
+  if (actual.size() != expected.size()) return std::numeric_limits<double>::infinity();
   double scale = floor, diff = 0;
-  for (int64_t i = 0; i < actual.numel(); ++i) {
-    const double e = expected[static_cast<size_t>(i)], a = Get(actual, i);
+  for (size_t i = 0; i < actual.size(); ++i) {
+    const double e = expected[i], a = actual[i];
     if (!std::isfinite(e) || !std::isfinite(a)) return std::numeric_limits<double>::infinity();
     scale = std::fmax(scale, std::fabs(e));
     diff = std::fmax(diff, std::fabs(a - e));
@@ -229,28 +286,38 @@ inline double RelativeError(const Tensor& actual, const std::vector<double>& exp
   return diff / scale;
 }
 
-inline double RelativeError(const Tensor& actual, const Tensor& expected, double floor = 1e-30) {
-  return RelativeError(actual, Values(expected), floor);
+template <class Actual>
+double RelativeError(const Actual& actual, const std::vector<double>& expected,
+                     double floor = 1e-30) {
+  return RelativeErrorOf(Values(actual), expected, floor);
+}
+template <class Actual, class Expected>
+double RelativeError(const Actual& actual, const Expected& expected, double floor = 1e-30) {
+  return RelativeErrorOf(Values(actual), Values(expected), floor);
 }
 
 /// Bit patterns of two tensors of the same type agree.
-inline ::testing::AssertionResult BitwiseEqual(const Tensor& a, const Tensor& b) {
+template <class Left, class Right>
+::testing::AssertionResult BitwiseEqual(const Left& left, const Right& right) {
+  const Tensor a = Host(left), b = Host(right);
   if (a.numel() != b.numel() || a.dtype() != b.dtype()) {
     return ::testing::AssertionFailure() << "shapes or types differ";
   }
   for (int64_t i = 0; i < a.numel(); ++i) {
     if (std::memcmp(ElementOf(a, i), ElementOf(b, i), SizeOf(a.dtype())) != 0) {
       return ::testing::AssertionFailure()
-             << "element " << i << ": " << Get(a, i) << " and " << Get(b, i);
+             << "element " << i << ": " << GetAt(a, i) << " and " << GetAt(b, i);
     }
   }
   return ::testing::AssertionSuccess();
 }
 
 /// sum of y * dy: the scalar loss whose gradient with respect to y is dy.
-inline double Dot(const Tensor& y, const Tensor& dy) {
+template <class Left, class Right>
+double Dot(const Left& y, const Right& dy) {
+  const std::vector<double> a = Values(y), b = Values(dy);
   double sum = 0;
-  for (int64_t i = 0; i < y.numel(); ++i) sum += Get(y, i) * Get(dy, i);
+  for (size_t i = 0; i < a.size(); ++i) sum += a[i] * b[i];
   return sum;
 }
 

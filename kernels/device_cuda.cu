@@ -1,0 +1,162 @@
+// The CUDA device: opened once per rank; see device.h.
+#include <cublasLt.h>
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/cuda_support.h"
+
+namespace ela::kernels {
+namespace cuda {
+namespace {
+
+constexpr int kWordsPerLaunch = 400;  // of the 4 KiB of parameters that every card takes
+
+struct Words {
+  int64_t word[kWordsPerLaunch];
+};
+
+__global__ void WriteWords(int64_t* to, Words words, int count) {
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x)) {
+    to[i] = words.word[i];
+  }
+}
+
+}  // namespace
+
+Stream MakeStream() {
+  cudaStream_t stream;
+  ELA_CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  return Stream(stream);
+}
+
+Event MakeEvent() {
+  cudaEvent_t event;
+  ELA_CUDA_CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+  return Event(event);
+}
+
+int NumMultiprocessors(const Context& ctx) { return ctx.device->impl().multiprocessors; }
+
+const int64_t* UploadWords(const Context& ctx, const int64_t* words, int64_t count) {
+  int64_t* device = TakeScratch<int64_t>(ctx, count);
+  for (int64_t i = 0; i < count; i += kWordsPerLaunch) {
+    Words part;
+    const int n = static_cast<int>(std::min<int64_t>(kWordsPerLaunch, count - i));
+    std::memcpy(part.word, words + i, static_cast<size_t>(n) * sizeof(int64_t));
+    WriteWords<<<1, 128, 0, StreamOf(ctx)>>>(device + i, part, n);
+  }
+  CheckLaunch("WriteWords");
+  return device;
+}
+
+}  // namespace cuda
+
+int NumCudaDevices() {
+  int count = 0;
+  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
+std::string WhyNoCudaDevice() {
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error != cudaSuccess) return absl::StrCat("no CUDA device: ", cudaGetErrorString(error));
+  return absl::StrCat(count, " CUDA devices");
+}
+
+CudaDevice::Impl::~Impl() {
+  if (stream.get() != nullptr) cudaStreamSynchronize(stream.get());
+  if (blas != nullptr) cublasLtDestroy(blas);
+  if (workspace != nullptr) cudaFree(workspace);
+  if (pinned != nullptr) cudaFreeHost(pinned);
+}
+
+CudaDevice::CudaDevice(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+CudaDevice::~CudaDevice() = default;
+
+absl::StatusOr<std::unique_ptr<CudaDevice>> CudaDevice::Open(int ordinal) {
+  const auto failed = [&](const char* what, const char* why) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("CUDA device ", ordinal, ": ", what, ": ", why));
+  };
+  auto impl = std::make_unique<Impl>();
+  impl->ordinal = ordinal;
+  cudaDeviceProp properties;
+  cudaError_t error = cudaSetDevice(ordinal);
+  if (error != cudaSuccess) return failed("cudaSetDevice", cudaGetErrorString(error));
+  error = cudaGetDeviceProperties(&properties, ordinal);
+  if (error != cudaSuccess) return failed("cudaGetDeviceProperties", cudaGetErrorString(error));
+  if (properties.major < 8) return failed(properties.name, "compute capability 8.0 is needed");
+  impl->name = properties.name;
+  impl->total_bytes = properties.totalGlobalMem;
+  impl->multiprocessors = properties.multiProcessorCount;
+  error = cudaMalloc(reinterpret_cast<void**>(&impl->workspace), Impl::kGemmWorkspace);
+  if (error != cudaSuccess) return failed("the products' workspace", cudaGetErrorString(error));
+  error = cudaMallocHost(reinterpret_cast<void**>(&impl->pinned), Impl::kParts * Impl::kPartBytes);
+  if (error != cudaSuccess) return failed("pinned memory", cudaGetErrorString(error));
+  const cublasStatus_t status = cublasLtCreate(&impl->blas);
+  if (status != CUBLAS_STATUS_SUCCESS) return failed("cuBLASLt", cublasLtGetStatusString(status));
+  impl->stream = cuda::MakeStream();
+  for (cuda::Event& event : impl->copied) event = cuda::MakeEvent();
+  return std::unique_ptr<CudaDevice>(new CudaDevice(std::move(impl)));
+}
+
+int CudaDevice::ordinal() const { return impl_->ordinal; }
+const std::string& CudaDevice::name() const { return impl_->name; }
+void* CudaDevice::stream() const { return impl_->stream.get(); }
+size_t CudaDevice::total_bytes() const { return impl_->total_bytes; }
+
+size_t CudaDevice::free_bytes() const {
+  size_t free = 0, total = 0;
+  ELA_CUDA_CHECK(cudaMemGetInfo(&free, &total));
+  return free;
+}
+
+void CudaDevice::Bind() const { ELA_CUDA_CHECK(cudaSetDevice(impl_->ordinal)); }
+void CudaDevice::Synchronize() const { ELA_CUDA_CHECK(cudaStreamSynchronize(impl_->stream.get())); }
+
+void CudaDevice::CopyIn(void* to, const void* from, size_t bytes) {
+  for (size_t at = 0; at < bytes; at += Impl::kPartBytes) {
+    const size_t n = std::min(bytes - at, Impl::kPartBytes), part = impl_->next_part;
+    const cudaEvent_t copied = impl_->copied[part].get();
+    ELA_CUDA_CHECK(cudaEventSynchronize(copied));
+    char* pinned = impl_->pinned + part * Impl::kPartBytes;
+    std::memcpy(pinned, static_cast<const char*>(from) + at, n);
+    ELA_CUDA_CHECK(cudaMemcpyAsync(static_cast<char*>(to) + at, pinned, n, cudaMemcpyHostToDevice,
+                                   impl_->stream.get()));
+    ELA_CUDA_CHECK(cudaEventRecord(copied, impl_->stream.get()));
+    impl_->next_part = (part + 1) % Impl::kParts;
+  }
+}
+
+void CudaDevice::CopyOut(void* to, const void* from, size_t bytes) {
+  ELA_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, impl_->stream.get()));
+  Synchronize();
+}
+
+namespace internal {
+
+char* AllocateDevice(size_t bytes) {
+  char* memory = nullptr;
+  const cudaError_t error = cudaMalloc(reinterpret_cast<void**>(&memory), bytes);
+  if (error != cudaSuccess) {
+    cudaGetLastError();
+    size_t free = 0, total = 0;
+    cudaMemGetInfo(&free, &total);
+    ELA_CHECK(false, "%zu bytes of device memory: %s (%zu of %zu bytes are free)", bytes,
+              cudaGetErrorString(error), free, total);
+  }
+  return memory;
+}
+
+void FreeDevice(char* memory) { cudaFree(memory); }
+
+void ClearDevice(const Context& ctx, void* memory, size_t bytes) {
+  ELA_CUDA_CHECK(cudaMemsetAsync(memory, 0, bytes, cuda::StreamOf(ctx)));
+}
+
+}  // namespace internal
+}  // namespace ela::kernels

@@ -1,0 +1,164 @@
+// cuBLASLt is column-major: a row-major c = a b is computed as c^T = b^T a^T, without moving
+// anything. Algorithms come from its heuristics, once per kind of product, and are remembered by
+// the device.
+#include <algorithm>
+
+#include "kernels/cuda_support.h"
+#include "kernels/device_gemm.h"
+
+namespace ela::kernels::cuda {
+namespace {
+
+#define ELA_CUBLAS_CHECK(call)                                   \
+  do {                                                           \
+    const cublasStatus_t status_ = (call);                       \
+    ELA_CHECK(status_ == CUBLAS_STATUS_SUCCESS, "%s: %s", #call, \
+              cublasLtGetStatusString(status_));                 \
+  } while (false)
+
+template <class Handle, cublasStatus_t (*Destroy)(Handle)>
+class Description {
+ public:
+  Description() = default;
+  ~Description() {
+    if (handle_ != nullptr) Destroy(handle_);
+  }
+  Description(const Description&) = delete;
+  Description& operator=(const Description&) = delete;
+  Handle* out() { return &handle_; }
+  Handle get() const { return handle_; }
+
+ private:
+  Handle handle_ = nullptr;
+};
+
+using Operation = Description<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy>;
+using Layout = Description<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy>;
+using Preference = Description<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy>;
+
+cudaDataType_t TypeOf(DType dtype) {
+  ELA_CHECK(dtype == DType::kF32 || dtype == DType::kBf16, "a product of dtype %d",
+            static_cast<int>(dtype));
+  return dtype == DType::kF32 ? CUDA_R_32F : CUDA_R_16BF;
+}
+
+uint32_t AlignmentOf(const void* p) {
+  const uintptr_t bits = reinterpret_cast<uintptr_t>(p) | 16;
+  return static_cast<uint32_t>(bits & (~bits + 1));
+}
+
+/// The product as cuBLASLt sees it: first operand b, second a.
+struct Described {
+  Operation operation;
+  Layout first, second, result;
+
+  explicit Described(const DeviceGemm& p) {
+    const cublasOperation_t first_op = p.b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
+    const cublasOperation_t second_op = p.a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
+    ELA_CUBLAS_CHECK(cublasLtMatmulDescCreate(operation.out(), CUBLAS_COMPUTE_32F, CUDA_R_32F));
+    Set(CUBLASLT_MATMUL_DESC_TRANSA, first_op);
+    Set(CUBLASLT_MATMUL_DESC_TRANSB, second_op);
+    Make(&first, TypeOf(p.input), p.b_transposed ? p.k : p.n, p.b_transposed ? p.n : p.k, p.ldb);
+    Make(&second, TypeOf(p.input), p.a_transposed ? p.m : p.k, p.a_transposed ? p.k : p.m, p.lda);
+    Make(&result, TypeOf(p.output), p.n, p.m, p.ldc);
+  }
+
+ private:
+  void Set(cublasLtMatmulDescAttributes_t attribute, cublasOperation_t value) {
+    ELA_CUBLAS_CHECK(
+        cublasLtMatmulDescSetAttribute(operation.get(), attribute, &value, sizeof value));
+  }
+  static void Make(Layout* layout, cudaDataType_t type, int64_t rows, int64_t columns, int64_t ld) {
+    ELA_CUBLAS_CHECK(cublasLtMatrixLayoutCreate(layout->out(), type, static_cast<uint64_t>(rows),
+                                                static_cast<uint64_t>(columns), ld));
+  }
+};
+
+/// Every sum's order fixed: no reduction in place, whose parts arrive in any order.
+constexpr uint32_t kReductions = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+
+cublasLtMatmulAlgo_t ChooseAlgorithm(CudaDevice::Impl& device, const DeviceGemm& p,
+                                     const Described& d) {
+  Preference preference;
+  ELA_CUBLAS_CHECK(cublasLtMatmulPreferenceCreate(preference.out()));
+  const auto set = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
+    ELA_CUBLAS_CHECK(
+        cublasLtMatmulPreferenceSetAttribute(preference.get(), attribute, &value, sizeof value));
+  };
+  set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, size_t{CudaDevice::Impl::kGemmWorkspace});
+  set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, kReductions);
+  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, AlignmentOf(p.b));
+  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, AlignmentOf(p.a));
+  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, AlignmentOf(p.c));
+  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, AlignmentOf(p.c));
+  cublasLtMatmulHeuristicResult_t found;
+  int count = 0;
+  const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
+      device.blas, d.operation.get(), d.first.get(), d.second.get(), d.result.get(), d.result.get(),
+      preference.get(), 1, &found, &count);
+  ELA_CHECK(status == CUBLAS_STATUS_SUCCESS && count == 1,
+            "no algorithm for a product of %lld x %lld x %lld (lda %lld, ldb %lld, ldc %lld): %s",
+            static_cast<long long>(p.m), static_cast<long long>(p.n), static_cast<long long>(p.k),
+            static_cast<long long>(p.lda), static_cast<long long>(p.ldb),
+            static_cast<long long>(p.ldc), cublasLtGetStatusString(status));
+  return found.algo;
+}
+
+GemmKey KeyOf(const DeviceGemm& p) {
+  const int64_t flags = (p.a_transposed ? 1 : 0) + (p.b_transposed ? 2 : 0) +
+                        (p.accumulate ? 4 : 0) + (p.input == DType::kF32 ? 8 : 0) +
+                        (p.output == DType::kF32 ? 16 : 0);
+  return {p.m,  p.n, p.k, p.lda, p.ldb, p.ldc, AlignmentOf(p.a), AlignmentOf(p.b), AlignmentOf(p.c),
+          flags};
+}
+
+/// n itself if small, else a little more: few different sizes, each at most a quarter too large.
+int64_t RoundedSize(int64_t n) {
+  int64_t step = 32;
+  while (step * 8 <= n) step *= 2;
+  return n <= 128 ? n : CeilDiv(n, step) * step;
+}
+
+const cublasLtMatmulAlgo_t& AlgorithmFor(CudaDevice::Impl& device, const DeviceGemm& p) {
+  constexpr size_t kMostRemembered = 4096;
+  const GemmKey key = KeyOf(p);
+  auto found = device.algorithms.find(key);
+  if (found == device.algorithms.end()) {
+    if (device.algorithms.size() >= kMostRemembered) device.algorithms.clear();
+    found = device.algorithms.emplace(key, ChooseAlgorithm(device, p, Described(p))).first;
+  }
+  return found->second;
+}
+
+cublasStatus_t Run(const Context& ctx, const DeviceGemm& p, const cublasLtMatmulAlgo_t& algorithm) {
+  const CudaDevice::Impl& device = ctx.device->impl();
+  const Described d(p);
+  const float alpha = 1, beta = p.accumulate ? 1 : 0;
+  return cublasLtMatmul(device.blas, d.operation.get(), &alpha, p.b, d.first.get(), p.a,
+                        d.second.get(), &beta, p.c, d.result.get(), p.c, d.result.get(), &algorithm,
+                        device.workspace, CudaDevice::Impl::kGemmWorkspace, StreamOf(ctx));
+}
+
+}  // namespace
+
+void Gemm(const Context& ctx, const DeviceGemm& p) {
+  if (p.m == 0 || p.n == 0) return;
+  if (p.k == 0) {
+    if (p.accumulate) return;
+    const size_t size = SizeOf(p.output);
+    ELA_CUDA_CHECK(cudaMemset2DAsync(p.c, static_cast<size_t>(p.ldc) * size, 0,
+                                     static_cast<size_t>(p.n) * size, static_cast<size_t>(p.m),
+                                     StreamOf(ctx)));
+    return;
+  }
+  CudaDevice::Impl& device = ctx.device->impl();
+  if (p.ragged) {
+    DeviceGemm about = p;
+    int64_t& rows = p.a_transposed ? about.k : about.m;
+    rows = RoundedSize(rows);
+    if (Run(ctx, p, AlgorithmFor(device, about)) == CUBLAS_STATUS_SUCCESS) return;
+  }
+  ELA_CUBLAS_CHECK(Run(ctx, p, AlgorithmFor(device, p)));
+}
+
+}  // namespace ela::kernels::cuda

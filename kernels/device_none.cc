@@ -1,0 +1,41 @@
+// The device of builds without a CUDA toolkit: there is none.
+#include "absl/status/status.h"
+#include "kernels/check.h"
+#include "kernels/device.h"
+
+namespace ela::kernels {
+
+struct CudaDevice::Impl {
+  std::string name;
+};
+
+int NumCudaDevices() { return 0; }
+
+std::string WhyNoCudaDevice() { return "this build has no CUDA back end (no toolkit was found)"; }
+
+absl::StatusOr<std::unique_ptr<CudaDevice>> CudaDevice::Open(int ordinal) {
+  return absl::FailedPreconditionError(WhyNoCudaDevice());
+}
+CudaDevice::CudaDevice(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+CudaDevice::~CudaDevice() = default;
+int CudaDevice::ordinal() const { return 0; }
+const std::string& CudaDevice::name() const { return impl_->name; }
+void* CudaDevice::stream() const { return nullptr; }
+size_t CudaDevice::total_bytes() const { return 0; }
+size_t CudaDevice::free_bytes() const { return 0; }
+void CudaDevice::Bind() const {}
+void CudaDevice::Synchronize() const {}
+void CudaDevice::CopyIn(void* to, const void* from, size_t bytes) {}
+void CudaDevice::CopyOut(void* to, const void* from, size_t bytes) {}
+
+namespace internal {
+
+char* AllocateDevice(size_t bytes) {
+  ELA_CHECK(false, "%zu bytes: %s", bytes, WhyNoCudaDevice().c_str());
+  return nullptr;
+}
+void FreeDevice(char* memory) {}
+void ClearDevice(const Context& ctx, void* memory, size_t bytes) {}
+
+}  // namespace internal
+}  // namespace ela::kernels

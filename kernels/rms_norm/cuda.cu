@@ -1,0 +1,131 @@
+// y = x rstd gain. x, y, dx, dy and gain are of one type, rstd and dgain float.
+//
+// Forward: a warp a row, read twice (the second time from cache). Backward: a block walks its rows,
+// every thread keeping the same columns, so the sums of dgain stay in shared memory; then the
+// blocks' sums are added in order. Blocks depend on the shape alone.
+#include "kernels/device_code.cuh"
+#include "kernels/rms_norm/rms_norm.h"
+
+namespace ela::kernels::cuda {
+namespace {
+
+constexpr int64_t kMostBlocks = 1024;
+constexpr int kMostColumns = 48 * 1024 / 4 - 64;  // of dgain's sums in shared memory
+
+template <class T, int N>
+__global__ void NormRows(Rows<T> y, float* rstd, Rows<T> x, const T* gain, int64_t rows, int d) {
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * (kBlock / kWarp) + threadIdx.x / kWarp;
+  if (row >= rows) return;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  float squares = 0;
+  for (int i = lane * N; i < d; i += kWarp * N) {
+    float v[N];
+    Load(v, x[row] + i);
+#pragma unroll
+    for (int j = 0; j < N; ++j) squares = fmaf(v[j], v[j], squares);
+  }
+  const float mean = WarpSum(squares) / static_cast<float>(d);
+  const float scale = 1.0f / sqrtf(mean + static_cast<float>(kRmsNormEps));
+  if (lane == 0) rstd[row] = scale;
+  for (int i = lane * N; i < d; i += kWarp * N) {
+    float v[N], g[N];
+    Load(v, x[row] + i);
+    Load(g, gain + i);
+#pragma unroll
+    for (int j = 0; j < N; ++j) v[j] = v[j] * scale * g[j];
+    StoreAll(y[row] + i, v);
+  }
+}
+
+template <class T, int N>
+__global__ void NormRowsBackward(Rows<T> dx, float* partials, Rows<T> dy, Rows<T> x, const T* gain,
+                                 const float* rstd, int64_t rows, int d, int64_t rows_per_block) {
+  extern __shared__ float dgain[];  // [d]
+  __shared__ float sums[kWarp];
+  const int first = static_cast<int>(threadIdx.x) * N, step = static_cast<int>(blockDim.x) * N;
+  for (int i = first; i < d; i += step) {
+    for (int j = 0; j < N; ++j) dgain[i + j] = 0;
+  }
+  const int64_t begin = blockIdx.x * rows_per_block, end = min(rows, begin + rows_per_block);
+  for (int64_t row = begin; row < end; ++row) {
+    const float scale = rstd[row];
+    float dot = 0;
+    for (int i = first; i < d; i += step) {
+      float v[N], grad[N], g[N];
+      Load(v, x[row] + i);
+      Load(grad, dy[row] + i);
+      Load(g, gain + i);
+#pragma unroll
+      for (int j = 0; j < N; ++j) dot = fmaf(grad[j] * g[j], v[j], dot);
+    }
+    const float mean = BlockSum(dot, sums) * scale / static_cast<float>(d);
+    for (int i = first; i < d; i += step) {
+      float v[N], grad[N], g[N];
+      Load(v, x[row] + i);
+      Load(grad, dy[row] + i);
+      Load(g, gain + i);
+#pragma unroll
+      for (int j = 0; j < N; ++j) {
+        const float normalised = v[j] * scale;
+        dgain[i + j] += grad[j] * normalised;
+        v[j] = scale * (grad[j] * g[j] - normalised * mean);
+      }
+      StoreAll(dx[row] + i, v);
+    }
+  }
+  float* out = partials + static_cast<int64_t>(blockIdx.x) * d;
+  for (int i = first; i < d; i += step) {
+    for (int j = 0; j < N; ++j) out[i + j] = dgain[i + j];
+  }
+}
+
+}  // namespace
+
+void RmsNormForward(const Context& ctx, Tensor y, Tensor rstd, Tensor x, Tensor gain) {
+  const int64_t rows = x.dim(0), d = x.row_numel();
+  CheckShape("y", y, rows, d);
+  CheckShape("rstd", rstd, rows, 1);
+  CheckShape("gain", gain, d, 1);
+  if (rows == 0) return;
+  const Tensor gain_row = gain.View({1, d});
+  WithVectors(
+      [&](auto element, auto n) {
+        using T = decltype(element);
+        NormRows<T, n><<<GridSize(CeilDiv(rows, kBlock / kWarp)), kBlock, 0, StreamOf(ctx)>>>(
+            Rows<T>(y), rstd.as<float>(), Rows<T>(x), DataOf<T>(gain), rows, static_cast<int>(d));
+      },
+      y, x, gain_row);
+  CheckLaunch("NormRows");
+}
+
+void RmsNormBackward(const Context& ctx, Tensor dx, Tensor dgain, Tensor dy, Tensor x, Tensor gain,
+                     Tensor rstd) {
+  const int64_t rows = x.dim(0), d = x.row_numel();
+  CheckShape("dx", dx, rows, d);
+  CheckShape("dy", dy, rows, d);
+  CheckShape("rstd", rstd, rows, 1);
+  CheckShape("gain", gain, d, 1);
+  CheckShape("dgain", dgain, d, 1);
+  if (rows == 0) return;
+  ELA_CHECK(d <= kMostColumns, "rows of %lld elements, at most %d", static_cast<long long>(d),
+            kMostColumns);
+  const ArenaScope scope(ctx.scratch);
+  const int64_t blocks = std::min(kMostBlocks, CeilDiv(rows, 8));
+  const int64_t rows_per_block = CeilDiv(rows, blocks);
+  float* partials = TakeScratch<float>(ctx, blocks * d);
+  const Tensor gain_row = gain.View({1, d});
+  WithVectors(
+      [&](auto element, auto n) {
+        using T = decltype(element);
+        const int64_t threads = std::min<int64_t>(CeilDiv(d / n, kWarp) * kWarp, kBlock);
+        NormRowsBackward<T, n>
+            <<<GridSize(blocks), GridSize(threads), static_cast<size_t>(d) * sizeof(float),
+               StreamOf(ctx)>>>(Rows<T>(dx), partials, Rows<T>(dy), Rows<T>(x), DataOf<T>(gain),
+                                rstd.as<float>(), rows, static_cast<int>(d), rows_per_block);
+      },
+      dx, dy, x, gain_row);
+  CheckLaunch("NormRowsBackward");
+  AddColumnSums(ctx, dgain.as<float>(), partials, blocks, d);
+}
+
+}  // namespace ela::kernels::cuda
