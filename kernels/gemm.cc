@@ -19,25 +19,29 @@ struct Tiling {
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-/// The size of `count` about equal parts of n, in whole steps of the inner loops of BLAS. Still
-/// covers n.
-int64_t Even(int64_t n, int64_t count) { return CeilDiv(CeilDiv(n, count), 16) * 16; }
+// Of the inner loops of BLAS.
+constexpr int64_t kRowStep = 2 * kGemmRowGroup, kColumnStep = 16;
+
+/// The size of `count` about equal parts of n, in whole steps. Still covers n.
+int64_t Even(int64_t n, int64_t count, int64_t step) {
+  return CeilDiv(CeilDiv(n, count), step) * step;
+}
 
 /// Large tiles use BLAS well; a product big enough to share but with few of them gets smaller ones.
 Tiling TilingOf(const GemmProblem& p) {
   constexpr int64_t kShareFlops = 1 << 18;
   constexpr int64_t kWantedTiles = 16;
   constexpr int64_t kSmallest = 64;
-  Tiling t{std::min<int64_t>(512, p.m), std::min<int64_t>(1024, p.n), 0, 0};
+  Tiling t{std::min<int64_t>(512, p.m), std::min<int64_t>(p.rows_alike ? 256 : 1024, p.n), 0, 0};
   if (p.m * p.n * p.k > kShareFlops) {
     while (CeilDiv(p.m, t.rows) * CeilDiv(p.n, t.columns) < kWantedTiles) {
-      int64_t& larger = t.rows >= t.columns ? t.rows : t.columns;
+      int64_t& larger = t.rows >= t.columns || p.rows_alike ? t.rows : t.columns;
       if (larger <= kSmallest) break;
       larger = std::max(kSmallest, CeilDiv(larger, 2));
     }
   }
-  t.rows = Even(p.m, CeilDiv(p.m, t.rows));
-  t.columns = Even(p.n, CeilDiv(p.n, t.columns));
+  t.rows = Even(p.m, CeilDiv(p.m, t.rows), kRowStep);
+  t.columns = Even(p.n, CeilDiv(p.n, t.columns), kColumnStep);
   t.down = CeilDiv(p.m, t.rows);
   t.across = CeilDiv(p.n, t.columns);
   return t;

@@ -22,7 +22,13 @@ struct GemmProblem {
   float* c = nullptr;
   int64_t ldc = 0;
   bool accumulate = false;
+  /// A row's bits depend on its place and its numbers, not on m, if it is in a whole group of
+  /// kGemmRowGroup: only such groups are cut apart, and columns in the same places whatever m is.
+  bool rows_alike = false;
 };
+
+/// Rows that the inner loops of BLAS take at once; what is left over they compute in other ways.
+inline constexpr int64_t kGemmRowGroup = 24;
 
 /// Computes all problems, whose results must not overlap. The results are cut into tiles that
 /// depend on m, n, k alone; each is one call of single-threaded BLAS over all of k, so the bits do

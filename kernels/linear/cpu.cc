@@ -1,5 +1,7 @@
 // Products by BLAS in float. bf16 activations and weights are widened into scratch first (their
 // sizes in floats); weight gradients are float whatever the activations are.
+#include <algorithm>
+
 #include "kernels/gemm.h"
 #include "kernels/linear/linear.h"
 #include "kernels/rows.h"
@@ -58,6 +60,39 @@ void CheckOffsets(const std::vector<int64_t>& offsets, size_t experts, int64_t r
             static_cast<long long>(rows));
 }
 
+/// The last rows of an expert where they are not a whole group: computed as one, beside y.
+struct Remainder {
+  Tensor y, whole;  // [rows, out], [kGemmRowGroup, out]
+};
+
+/// Adds y = x w^T as whole groups of rows.
+void AddWholeGroups(const Context& ctx, const Tensor& y, const Tensor& x, const Tensor& w,
+                    std::vector<GemmProblem>* problems, std::vector<Remainder>* remainders) {
+  const int64_t rows = y.dim(0), whole = rows / kGemmRowGroup * kGemmRowGroup;
+  const auto add = [&](const Tensor& to, const Tensor& from) {
+    problems->push_back(Forward(to, from, w));
+    problems->back().rows_alike = true;
+  };
+  if (whole > 0) add(y.Rows(0, whole), x.Rows(0, whole));
+  if (whole == rows) return;
+  const auto group = [&](const Tensor& like) {
+    const size_t bytes = static_cast<size_t>(kGemmRowGroup * like.row_numel()) * sizeof(float);
+    return Tensor::Of(static_cast<float*>(ctx.scratch->Take(bytes)),
+                      {kGemmRowGroup, like.row_numel()});
+  };
+  const Tensor group_x = group(x), group_y = group(y);
+  for (int64_t i = 0; i < kGemmRowGroup; ++i) {
+    float* to = group_x.as<float>() + i * x.row_numel();
+    if (i < rows - whole) {
+      std::copy_n(x.as<float>() + (whole + i) * x.stride(), x.row_numel(), to);
+    } else {
+      std::fill_n(to, x.row_numel(), 0.0f);
+    }
+  }
+  add(group_y, group_x);
+  remainders->push_back({y.Rows(whole, rows), group_y});
+}
+
 }  // namespace
 
 void LinearForward(const Context& ctx, Tensor y, Tensor x, Tensor w) {
@@ -84,14 +119,26 @@ void GroupedLinearForward(const Context& ctx, Tensor y, Tensor x, const std::vec
   CheckOffsets(offsets, w.size(), y.dim(0));
   ArenaScope scope(ctx.scratch);
   const Tensor wide_y = WideTarget(ctx, y), wide_x = Widened(ctx, x);
+  const bool few = y.dim(0) < 2 * kGemmRowGroup;  // decoding: whole groups would be a waste
   std::vector<GemmProblem> problems;
+  std::vector<Remainder> remainders;
   for (size_t e = 0; e < w.size(); ++e) {
     const int64_t begin = offsets[e], end = offsets[e + 1];
     if (begin == end) continue;
-    problems.push_back(
-        Forward(wide_y.Rows(begin, end), wide_x.Rows(begin, end), Widened(ctx, w[e])));
+    const Tensor y_e = wide_y.Rows(begin, end), x_e = wide_x.Rows(begin, end);
+    if (few) {
+      problems.push_back(Forward(y_e, x_e, Widened(ctx, w[e])));
+    } else {
+      AddWholeGroups(ctx, y_e, x_e, Widened(ctx, w[e]), &problems, &remainders);
+    }
   }
   Gemm(ctx, problems);
+  for (const Remainder& r : remainders) {
+    for (int64_t i = 0; i < r.y.dim(0); ++i) {
+      std::copy_n(r.whole.as<float>() + i * r.whole.stride(), r.whole.row_numel(),
+                  r.y.as<float>() + i * r.y.stride());
+    }
+  }
   NarrowInto(ctx, y, wide_y);
 }
 

@@ -14,7 +14,8 @@ void LinearForward(const Context& ctx, Tensor y, Tensor x, Tensor w);
 void LinearBackward(const Context& ctx, Tensor dx, Tensor dw, Tensor dy, Tensor x, Tensor w);
 
 /// y [R, out], x [R, in], w [E, out, in] as one tensor per expert; offsets [E + 1] with offsets[E]
-/// = R. An expert may have no row.
+/// = R. An expert may have no row. From R = 48 on, the bits of y's row i of an expert (the i-th of
+/// its own) depend on i and the row alone: not on how many tokens follow it there.
 void GroupedLinearForward(const Context& ctx, Tensor y, Tensor x, const std::vector<Tensor>& w,
                           const std::vector<int64_t>& offsets);
 void GroupedLinearBackward(const Context& ctx, Tensor dx, const std::vector<Tensor>& dw, Tensor dy,

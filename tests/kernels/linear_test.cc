@@ -116,6 +116,24 @@ TEST(GroupedLinear, IsRightWhenOneExpertHasEveryRow) {
   ExpectGoodOnCpu(Grouped({0, 0, 90, 90}, 65, 40));
 }
 
+// What follows a token must not show in its bits, though it decides how many rows its expert has.
+TEST(GroupedLinear, BitsOfARowDoNotDependOnHowManyFollow) {
+  constexpr int64_t kMost = 800, kOther = 60;
+  OpContext ctx(Backend::kCpu);
+  for (const auto& [in, out] : {std::pair<int64_t, int64_t>{16, 8}, {33, 100}, {256, 300}}) {
+    const std::vector<Buffer> w = Inputs(DType::kF32, 2, out, in, 10);
+    Buffer x = Input(DType::kF32, {kMost + kOther, in}, 1), all(DType::kF32, {kMost + kOther, out});
+    GroupedLinearForward(ctx, all, x, Tensors(w), {0, kMost, kMost + kOther});
+    for (int64_t rows : {1, 2, 11, 12, 13, 24, 25, 47, 48, 95, 200, 511, 513, 700}) {
+      Buffer y(DType::kF32, {rows + kOther, out});
+      GroupedLinearForward(ctx, y, x.tensor().Rows(0, rows + kOther), Tensors(w),
+                           {0, rows, rows + kOther});
+      EXPECT_TRUE(BitwiseEqual(y.tensor().Rows(0, rows), all.tensor().Rows(0, rows)))
+          << rows << " rows of " << in;
+    }
+  }
+}
+
 TEST(GroupedLinear, IsRightWithoutRows) { ExpectGoodOnCpu(Grouped({0, 0, 0}, 8, 8)); }
 
 TEST(GroupedLinear, BackwardMatchesJacobian) {
