@@ -7,6 +7,17 @@
 
 namespace ela::kernels {
 
+/// e^r for |r| <= ln(2) / 2, within 2 units in the last place.
+inline float ExpNearZeroF(float r) {
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  return p * (r * r) + (r + 1.0f);
+}
+
 /// e^x within 2 units in the last place; 0 below -87, infinity above 88.72, NaN for NaN.
 inline float ExpF(float x) {
   x = x > 89.0f ? 89.0f : x;
@@ -15,13 +26,7 @@ inline float ExpF(float x) {
   const float shifted = x * 1.44269504088896341f + 12582912.0f;
   const float n = shifted - 12582912.0f;
   const float r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + (r + 1.0f);
+  const float p = ExpNearZeroF(r);
   // 2^(n-1), twice: n may be 128. The low bits of `shifted` hold n, and a field of 0 (n = -126) is
   // the value 0.
   const uint32_t field = (std::bit_cast<uint32_t>(shifted) - 0x4B400000u + 126u) & 0xffu;

@@ -63,14 +63,28 @@ HeadPass::HeadPass(const Context& ctx, const ElaConfig& config, const PassTensor
 
 HeadPass::Rows HeadPass::Writers(Range r) const {
   const bool keys = tensors_.kind == PassKind::kKeyGradient;
-  return {keys ? Side::kQuery : Side::kKey, writer_x_ + r.begin * sizes_.d,
-          keys ? row_scale_ + r.begin : nullptr, r.n(), sizes_.d};
+  return {keys ? Side::kQuery : Side::kKey,
+          writer_x_ + r.begin * sizes_.d,
+          keys ? row_scale_ + r.begin : nullptr,
+          r.n(),
+          sizes_.d,
+          nullptr};
 }
 
 HeadPass::Rows HeadPass::Readers(Range r) const {
-  const bool keys = tensors_.kind == PassKind::kKeyGradient;
-  return {keys ? Side::kKey : Side::kQuery, reader_x_ + r.begin * sizes_.d,
-          keys ? nullptr : row_scale_ + r.begin, r.n(), sizes_.d};
+  Rows rows{Side::kQuery, reader_x_ + r.begin * sizes_.d, nullptr, r.n(), sizes_.d};
+  switch (tensors_.kind) {
+    case PassKind::kForward:
+      rows.log2_scale = row_scale_ + r.begin;
+      break;
+    case PassKind::kQueryGradient:
+      rows.log_scale = row_scale_ + r.begin;
+      break;
+    case PassKind::kKeyGradient:
+      rows.side = Side::kKey;
+      break;
+  }
+  return rows;
 }
 
 void HeadPass::SetHead(int64_t index) {
@@ -114,7 +128,7 @@ void HeadPass::RunHead(float* out, const float* before) {
   Prefetch(tensors_.dy, sizes_.dv);
   if (out != nullptr) SumWrites(out, all);
   Prefetch(tensors_.y, sizes_.dv);
-  if (MustSplit(before, all)) {
+  if (GoodRows(before, all) < all.n()) {
     ++ctx_.counters->slow_path_chunks;
     RunSplit(before);
   } else {
@@ -177,15 +191,18 @@ void HeadPass::SumWrites(float* out, Range r) {
   }
 }
 
-bool HeadPass::MustSplit(const float* before, Range r) {
-  if (r.n() <= 1) return false;
-  if (tensors_.kind != PassKind::kForward) return math_.ReadsTooLarge(Readers(r), gauge_);
+// Forward, no row's part depends on later ones.
+int64_t HeadPass::GoodRows(const float* before, Range r) {
+  if (r.n() <= 1) return r.n();
+  if (tensors_.kind != PassKind::kForward) {
+    return math_.ReadsTooLarge(Readers(r), gauge_) ? (r.n() + 1) / 2 : r.n();
+  }
   const float* gauge = before == nullptr ? nullptr : padded_.View(const_cast<float*>(before)).gauge;
-  return math_.GrowsTooMuch(Writers(r), gauge, log_decay_);
+  return math_.RowsOfOneGauge(Writers(r), gauge, log_decay_);
 }
 
-// Halves until each is good, down to single rows; what the earlier ones write is what the later
-// ones have before them.
+// Parts until each is good, down to single rows; what the earlier ones write is what the later ones
+// have before them.
 void HeadPass::RunSplit(const float* before) {
   *so_far_ = 0;
   if (before != nullptr) std::copy_n(before, padded_.floats(), so_far_);
@@ -196,8 +213,7 @@ void HeadPass::RunSplit(const float* before) {
     const Range r = todo[--count];
     const float* seen = so_far_[0] == 0 ? nullptr : so_far_;
     WriteFeatures(r);
-    if (MustSplit(seen, r)) {
-      const int64_t middle = r.begin + (r.n() + 1) / 2;
+    if (const int64_t middle = r.begin + GoodRows(seen, r); middle < r.end) {
       todo[count++] = {middle, r.end};
       todo[count++] = {r.begin, middle};
       continue;

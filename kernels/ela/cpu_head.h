@@ -102,8 +102,8 @@ class HeadPass {
   /// Features of the rows in r, and what they add up to.
   void WriteFeatures(Range r);
   void SumWrites(float* out, Range r);
-  /// Whether one gauge for all of r would lose results.
-  bool MustSplit(const float* before, Range r);
+  /// How many rows of r, from the first on, one gauge is good for.
+  int64_t GoodRows(const float* before, Range r);
   void RunSplit(const float* before);
   void RunRange(const float* before, Range r);
   void ReadBefore(const float* before, Range r, bool fades);
@@ -131,7 +131,7 @@ class HeadPass {
   float *reader_x_, *writer_x_;       // [d]
   float *values_, *gradients_;        // [values]
   float *value_extra_, *grad_extra_;  // [1]
-  float* row_scale_;                  // -lse of each row
+  float* row_scale_;                  // forward: log2 scales of each row; gradients: -lse
   float *reads_, *reads_before_;      // [features]
   float *writes_, *writes_t_;         // [features], and transposed [features][kChunk]
   float* values_t_;                   // [values][kChunk]

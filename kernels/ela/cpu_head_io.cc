@@ -1,6 +1,7 @@
 // What of HeadPass moves numbers between tensors and its working memory.
 #include <cmath>
 #include <cstring>
+#include <numbers>
 
 #include "kernels/ela/cpu_head.h"
 #include "kernels/rows.h"
@@ -114,7 +115,7 @@ void HeadPass::StoreOutputs(Range r) {
       for (int64_t e = 0; e < sizes_.dv; ++e) sums[e] *= reciprocal;
       StoreRow(tensors_.out, row, head_, sizes_.dv, sums);
       tensors_.out_lse.as<float>()[row * tensors_.out_lse.stride() + head_] =
-          std::log(den_[i]) - row_scale_[i];
+          std::log(den_[i]) - row_scale_[i] * std::numbers::ln2_v<float>;
       continue;
     }
     StoreRow(tensors_.out, row, head_, sizes_.d, dx_ + i * sizes_.d);

@@ -27,8 +27,8 @@ void PlainFeatureMap<Real>::Write(Real* w, int64_t ld, const Rows& rows, const R
   for (int64_t i = 0; i < rows.n; ++i) {
     const Real* x = rows.x + i * rows.d;
     rows.side == Side::kQuery ? Phi(w + i * ld, x, rows.d) : Psi(w + i * ld, x, rows.d);
-    if (rows.log_scale == nullptr) continue;
-    const Real scale = std::exp(rows.log_scale[i]);
+    if (!rows.scaled()) continue;
+    const Real scale = rows.Scale(i);
     for (int64_t f = 0; f < features; ++f) w[i * ld + f] *= scale;
   }
 }
@@ -39,7 +39,7 @@ void PlainFeatureMap<Real>::AddReadGradient(Real* dx, const Real* dr, const Real
   std::vector<Real> scaled(static_cast<size_t>(this->features(rows.d)));
   for (int64_t i = 0; i < rows.n; ++i) {
     const Real* x = rows.x + i * rows.d;
-    const Real scale = rows.log_scale == nullptr ? Real{1} : std::exp(rows.log_scale[i]);
+    const Real scale = rows.Scale(i);
     for (size_t f = 0; f < scaled.size(); ++f) {
       scaled[f] = scale * dr[i * ld + static_cast<int64_t>(f)];
     }

@@ -12,6 +12,7 @@
 // Real = float (CPU) and double (reference).
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <string>
 
@@ -22,13 +23,20 @@ namespace ela::kernels {
 enum class Side : uint8_t { kQuery, kKey };
 
 /// n rows of queries or keys, saturated to +-kLargest. The features of row i are multiplied by
-/// e^log_scale[i] (null: by 1).
+/// e^log_scale[i] and 2^log2_scale[i] (null: by 1).
 template <class Real>
 struct FeatureRows {
   Side side = Side::kKey;
   const Real* x = nullptr;  // [n][d]
   const Real* log_scale = nullptr;
   int64_t n = 0, d = 0;
+  const Real* log2_scale = nullptr;  // whole numbers
+
+  bool scaled() const { return log_scale != nullptr || log2_scale != nullptr; }
+  Real Scale(int64_t i) const {
+    const Real scale = log_scale == nullptr ? Real{1} : std::exp(log_scale[i]);
+    return log2_scale == nullptr ? scale : std::ldexp(scale, static_cast<int>(log2_scale[i]));
+  }
 };
 
 /// Elements of queries and keys beyond this count as this: there, neighbouring floats are so far
@@ -78,11 +86,13 @@ class FeatureMath {
   virtual void AddReadGradient(Real* dx, const Real* dr, const Real* r, int64_t ld,
                                const Rows& rows, const Real* gauge) const = 0;
 
-  /// log_scale [n] for reading these queries (their own is not looked at) from states of two
-  /// gauges (the second may be null) with features of moderate size.
-  virtual void ReadScale(Real* log_scale, const Rows& queries, const Real* gauge_a,
+  /// log2_scale [n] for reading these queries (their own scales are not looked at) from states of
+  /// two gauges (the second may be null) with features of moderate size. A chunk's gauge comes of
+  /// all its keys, later ones included; as powers of two it and the scale leave no trace of them
+  /// in the output of an earlier row.
+  virtual void ReadScale(Real* log2_scale, const Rows& queries, const Real* gauge_a,
                          const Real* gauge_b) const {
-    for (int64_t i = 0; i < queries.n; ++i) log_scale[i] = 0;
+    for (int64_t i = 0; i < queries.n; ++i) log2_scale[i] = 0;
   }
 
   /// acc = e^(log_decay of the tokens of `later`) acc + later. Neither is empty.
@@ -94,10 +104,11 @@ class FeatureMath {
   virtual bool Weights(Real* weights, int64_t ld, const Rows& readers, const Rows& writers) const {
     return false;
   }
-  /// Whether keys grow so much, beyond the first of them and what was seen before (gauge; null:
-  /// nothing), that one gauge for all of them would lose the earlier rows' results.
-  virtual bool GrowsTooMuch(const Rows& keys, const Real* before, Real log_decay) const {
-    return false;
+  /// How many of these keys, from the first on, can share a gauge: up to one that is so much larger
+  /// than the first and than what was seen before (gauge; null: nothing) that the earlier rows'
+  /// results would be lost. At least 1.
+  virtual int64_t RowsOfOneGauge(const Rows& keys, const Real* before, Real log_decay) const {
+    return keys.n;
   }
   /// Whether features read at this gauge grow too large to be multiplied in Real.
   virtual bool ReadsTooLarge(const Rows& readers, const Real* gauge) const { return false; }

@@ -1,6 +1,7 @@
 // k(q, k) = sum_d e^(q_d + k_d). The gauge is a maximum per feature in units of ln 2, rounded up to
-// whole ones, so that moving a state to another gauge multiplies by powers of two and is exact:
-// state f holds sum_j e^(k_jf - gauge_f ln 2) [v_j, 1].
+// whole ones: state f holds sum_j e^(k_jf - gauge_f ln 2) [v_j, 1]. Features are made of e^x
+// itself, as a fraction and a power of two, so that another gauge or scale multiplies them, and all
+// that is summed of them, by a power of two: exactly, as long as nothing underflows.
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -13,20 +14,44 @@ namespace {
 
 // ln 2 in two parts; the first has 9 bits, so that its product with a gauge is exact.
 constexpr double kLn2High = 0.693359375, kLn2Low = -2.12194440054690583e-4;
+// The first part is this sum, whose products with whole numbers below 2^21 are exact too.
+constexpr double kLn2Parts[] = {0.75, -7.0 / 128, -1.0 / 512};
 constexpr double kLog2E = 1.44269504088896341;
 // Growth of a chunk's keys beyond which e^-growth, times what is summed, could be lost in float.
 constexpr double kMaxGrowth = 60;
 
 inline float Exp(float x) { return ExpF(x); }
 inline double Exp(double x) { return std::exp(x); }
+inline float ExpNearZero(float r) { return ExpNearZeroF(r); }
+inline double ExpNearZero(double r) { return std::exp(r); }
 
-/// 2^n for whole n <= 127; 0 below -126.
+/// The whole number next to |x| < 2^22, by pushing the fraction out of the mantissa.
+inline float Round(float x) { return (x + 12582912.0f) - 12582912.0f; }
+inline double Round(double x) { return (x + 6755399441055744.0) - 6755399441055744.0; }
+
+/// 2^n for whole n; 0 below -126, infinity above 127.
 inline float Pow2(float n) {
   n = n < -127.0f ? -127.0f : n;
+  n = n > 128.0f ? 128.0f : n;
   const uint32_t field = std::bit_cast<uint32_t>(n + 12582912.0f) - 0x4B400000u + 127u;
   return std::bit_cast<float>((field & 0xffu) << 23);
 }
 inline double Pow2(double n) { return std::exp2(n); }
+
+/// e^(x + scale) = fraction 2^power, fraction between sqrt(1/2) and sqrt(2).
+template <class Real>
+struct Power {
+  Real fraction, power;
+  Power(Real x, Real scale) {
+    const Real sum = x + scale, part = sum - x;
+    const Real error = (x - (sum - part)) + (scale - part);
+    power = Round(sum * Real(kLog2E));
+    Real rest = sum - power * Real(kLn2Parts[0]);
+    rest -= power * Real(kLn2Parts[1]);
+    rest -= power * Real(kLn2Parts[2]);
+    fraction = ExpNearZero(rest + (error - power * Real(kLn2Low)));
+  }
+};
 
 /// x + scale + gauge ln 2 to the precision of the result, whatever the parts' sizes are: the error
 /// of the first sum is carried, the second sum is exact where it cancels.
@@ -70,19 +95,18 @@ class HadamardExp final : public FeatureMath<Real> {
     Features(r, ld, rows, gauge, Real{1});
   }
 
-  // Read once at the larger gauge: the others differ by powers of two.
   void ReadTwo(Real* r_a, Real* r_b, int64_t ld, const Rows& rows, const Real* gauge_a,
                const Real* gauge_b) const override {
     for (int64_t i = 0; i < rows.n; ++i) {
       const Real* x = rows.x + i * rows.d;
       const Real scale = rows.log_scale == nullptr ? Real{0} : rows.log_scale[i];
+      const Real scale2 = rows.log2_scale == nullptr ? Real{0} : rows.log2_scale[i];
       Real *a = r_a + i * ld, *b = r_b + i * ld;
 #pragma omp simd
       for (int64_t f = 0; f < rows.d; ++f) {
-        const Real larger = gauge_a[f] > gauge_b[f] ? gauge_a[f] : gauge_b[f];
-        const Real e = Exp(Exponent(x[f], scale, larger));
-        a[f] = e * Pow2(gauge_a[f] - larger);
-        b[f] = e * Pow2(gauge_b[f] - larger);
+        const Power<Real> e(x[f], scale);
+        a[f] = e.fraction * Pow2(e.power + scale2 + gauge_a[f]);
+        b[f] = e.fraction * Pow2(e.power + scale2 + gauge_b[f]);
       }
     }
   }
@@ -95,17 +119,17 @@ class HadamardExp final : public FeatureMath<Real> {
     }
   }
 
-  void ReadScale(Real* log_scale, const Rows& queries, const Real* gauge_a,
+  void ReadScale(Real* log2_scale, const Rows& queries, const Real* gauge_a,
                  const Real* gauge_b) const override {
     for (int64_t i = 0; i < queries.n; ++i) {
       const Real* x = queries.x + i * queries.d;
       Real largest = -std::numeric_limits<Real>::max();
       for (int64_t f = 0; f < queries.d; ++f) {
         const Real gauge = gauge_b != nullptr && gauge_b[f] > gauge_a[f] ? gauge_b[f] : gauge_a[f];
-        const Real at = Exponent(x[f], Real{0}, gauge);
+        const Real at = Round(x[f] * Real(kLog2E)) + gauge;
         largest = !(at <= largest) ? at : largest;
       }
-      log_scale[i] = -largest;
+      log2_scale[i] = -largest;
     }
   }
 
@@ -128,19 +152,20 @@ class HadamardExp final : public FeatureMath<Real> {
     *acc.count += *later.count;
   }
 
-  bool GrowsTooMuch(const Rows& keys, const Real* before, Real log_decay) const override {
+  int64_t RowsOfOneGauge(const Rows& keys, const Real* before, Real log_decay) const override {
     const Real limit = Real(kMaxGrowth) + log_decay * static_cast<Real>(keys.n);
-    Real growth = 0;
     for (int64_t i = 1; i < keys.n; ++i) {
       const Real* x = keys.x + i * keys.d;
+      Real growth = 0;
 #pragma omp simd reduction(max : growth)
       for (int64_t f = 0; f < keys.d; ++f) {
         const Real seen = before == nullptr ? keys.x[f] : GaugeLog(before[f]);
         const Real base = keys.x[f] > seen ? keys.x[f] : seen;
         growth = x[f] - base > growth ? x[f] - base : growth;
       }
+      if (growth > limit) return i;
     }
-    return growth > limit;
+    return keys.n;
   }
 
   bool ReadsTooLarge(const Rows& readers, const Real* gauge) const override {
@@ -162,9 +187,13 @@ class HadamardExp final : public FeatureMath<Real> {
     for (int64_t i = 0; i < rows.n; ++i) {
       const Real* x = rows.x + i * rows.d;
       const Real scale = rows.log_scale == nullptr ? Real{0} : rows.log_scale[i];
+      const Real scale2 = rows.log2_scale == nullptr ? Real{0} : rows.log2_scale[i];
       Real* row = out + i * ld;
 #pragma omp simd
-      for (int64_t f = 0; f < rows.d; ++f) row[f] = Exp(Exponent(x[f], scale, sign * gauge[f]));
+      for (int64_t f = 0; f < rows.d; ++f) {
+        const Power<Real> e(x[f], scale);
+        row[f] = e.fraction * Pow2(e.power + scale2 + sign * gauge[f]);
+      }
     }
   }
 };

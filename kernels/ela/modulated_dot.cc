@@ -17,8 +17,10 @@ class ModulatedDot final : public SquaredDistance<Real> {
   using typename Base::Rows;
   ModulatedDot() : Base(Real(0.5), -1) {}
 
-  void ReadScale(Real* log_scale, const Rows& queries, const Real*, const Real*) const override {
-    for (int64_t i = 0; i < queries.n; ++i) log_scale[i] = -std::log(SquareOf(queries, i) + 1);
+  void ReadScale(Real* log2_scale, const Rows& queries, const Real*, const Real*) const override {
+    for (int64_t i = 0; i < queries.n; ++i) {
+      log2_scale[i] = -std::round(std::log2(SquareOf(queries, i) + 1));
+    }
   }
 
  protected:

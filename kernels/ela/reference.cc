@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <numbers>
 
 #include "kernels/ela/feature_map.h"
 #include "kernels/ela/state.h"
@@ -55,9 +56,9 @@ class HeadState {
   }
 
   double ReadScale(const FeatureRows<double>& query) const {
-    double log_scale = 0;
-    math_.ReadScale(&log_scale, query, view_.gauge, nullptr);
-    return log_scale;
+    double log2_scale = 0;
+    math_.ReadScale(&log2_scale, query, view_.gauge, nullptr);
+    return log2_scale;
   }
 
   /// out [Dv] = the row's features times the sums; returns their product with the norm.
@@ -153,7 +154,7 @@ struct Pass {
 
 FeatureRows<double> Row(Side side, Matrix& x, int64_t token, int64_t head, int64_t d,
                         const double* log_scale = nullptr) {
-  return {side, &x(token, head * d), log_scale, 1, d};
+  return {side, &x(token, head * d), log_scale, 1, d, nullptr};
 }
 
 /// Sums of dy * y of each token and head [T, H].
@@ -233,10 +234,12 @@ void ElaForward(const Context&, Tensor y_out, Tensor lse_out, Tensor q_in, Tenso
     s.Absorb(Row(Side::kKey, k, t, h, d), &v(t, h * dv), 1);
   };
   pass.read = [&](HeadState& s, int64_t t, int64_t h) {
-    const double log_scale = s.ReadScale(Row(Side::kQuery, q, t, h, d));
-    const double den = s.Read(&y(t, h * dv), Row(Side::kQuery, q, t, h, d, &log_scale));
+    FeatureRows<double> query = Row(Side::kQuery, q, t, h, d);
+    const double log2_scale = s.ReadScale(query);
+    query.log2_scale = &log2_scale;
+    const double den = s.Read(&y(t, h * dv), query);
     for (int64_t e = 0; e < dv; ++e) y(t, h * dv + e) /= den;
-    lse(t, h) = std::log(den) - log_scale;
+    lse(t, h) = std::log(den) - log2_scale * std::numbers::ln2;
   };
   pass.Run(SpanRanges(spans));
   y.StoreTo(y_out);
@@ -305,8 +308,10 @@ void ElaDecode(const Context&, Tensor y_out, Tensor state, Tensor q_in, Tensor k
       HeadState s(config, h);
       s.Fold(HeadOf(state, config, b, h));
       s.Absorb(Row(Side::kKey, k, b, h, d), &v(b, h * dv), 1);
-      const double log_scale = s.ReadScale(Row(Side::kQuery, q, b, h, d));
-      const double den = s.Read(&y(b, h * dv), Row(Side::kQuery, q, b, h, d, &log_scale));
+      FeatureRows<double> query = Row(Side::kQuery, q, b, h, d);
+      const double log2_scale = s.ReadScale(query);
+      query.log2_scale = &log2_scale;
+      const double den = s.Read(&y(b, h * dv), query);
       for (int64_t e = 0; e < dv; ++e) y(b, h * dv + e) /= den;
       s.StoreTo(HeadOf(state, config, b, h));
     }

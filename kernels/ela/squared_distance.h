@@ -86,11 +86,11 @@ class SquaredDistance : public FeatureMath<Real> {
  protected:
   SquaredDistance(Real alpha, Real key_sign) : alpha_(alpha), key_sign_(key_sign) {}
 
-  /// The point of row i, log_scale in its weight.
+  /// The point of row i, its scales in the weight.
   virtual Point At(const Rows& rows, int64_t i) const {
     Point p;
     p.scale = rows.side == Side::kKey ? key_sign_ : Real{1};
-    if (rows.log_scale != nullptr) p.weight = std::exp(rows.log_scale[i]);
+    if (rows.scaled()) p.weight = rows.Scale(i);
     return p;
   }
 
