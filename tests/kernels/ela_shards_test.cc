@@ -13,7 +13,7 @@ struct Results {
 
 Results RunBoth(DType dtype, const Problem& problem, const Corpus& corpus,
                 const std::vector<int64_t>& cuts) {
-  OpContext ctx(dtype == DType::kF64 ? Backend::kReference : Backend::kCpu, 2);
+  OpContext ctx(dtype == DType::kF64 ? Backend::kReference : Backend::kCpu);
   Attention whole(dtype, problem), result(dtype, problem);
   whole.FillNormal(1);
   whole.Run(ctx);

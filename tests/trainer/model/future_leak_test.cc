@@ -75,7 +75,7 @@ TEST(PackedDocuments, AreWhatTheyAreAlone) {
     const Documents packed = Packed();
     const Outcome together = RunModel(job, packed, WideValues(3), passes);
     const int64_t d = job.spec().model().hidden_size();
-    for (const auto [begin, end] : {std::pair{0, 1}, {1, 70}, {70, 71}, {71, 150}}) {
+    for (const auto& [begin, end] : {std::pair{0, 1}, {1, 70}, {70, 71}, {71, 150}}) {
       const Documents one{
           end - begin, {{0}}, {packed.ids.begin() + begin, packed.ids.begin() + end}};
       const Outcome alone = RunModel(job, one, WideValues(3), passes);
