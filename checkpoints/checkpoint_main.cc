@@ -77,8 +77,10 @@ Verbs AddVerbs(CLI::App* app, Line* line) {
   AddPath(verbs.diff, "PATH[@STEP]", &line->path, "one step");
   AddPath(verbs.diff, "OTHER[@STEP]", &line->second, "the other");
 
-  verbs.to_folder =
-      Verb(app, "export", "Writes model.safetensors, config.json and the tokenizer", line);
+  verbs.to_folder = Verb(app, "export",
+                         "Writes a folder that PyTorch and ELA load: safetensors, config.json, "
+                         "tokenizer, modeling_ela.py",
+                         line);
   AddPath(verbs.to_folder, "PATH[@STEP]", &line->path, "the step");
   verbs.to_folder->add_option("--to", line->exporting.to, "a new folder")->required();
   verbs.to_folder->add_option("--only", line->only, "memory_lobe: the Memory Lobes alone")
@@ -86,6 +88,12 @@ Verbs AddVerbs(CLI::App* app, Line* line) {
   verbs.to_folder->add_option("--dtype", line->dtype, "f32 | bf16 (rounded)")
       ->check(CLI::IsMember({"f32", "bf16"}))
       ->capture_default_str();
+  verbs.to_folder
+      ->add_option("--part-bytes", line->exporting.part_bytes,
+                   "more than that is cut into several files with an index; 500MiB, 4GiB")
+      ->transform(CLI::AsSizeValue(false))
+      ->check(CLI::PositiveNumber)
+      ->default_str("4GiB");
   verbs.to_folder->add_option("--tokenizer", line->exporting.tokenizer_path,
                               "instead of the file that the job names");
   verbs.to_folder->add_flag("--without-tokenizer", line->without_tokenizer, "copy no tokenizer");

@@ -1,15 +1,20 @@
 // ExportStep: the weights of a step for the world outside.
+#include <unistd.h>
+
 #include <algorithm>
 #include <bit>
+#include <filesystem>
 #include <map>
 #include <utility>
 #include <vector>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "checkpoints/export/exported_folder.h"
 #include "checkpoints/export/folder_format.h"
-#include "checkpoints/export/safetensors.h"
+#include "checkpoints/export/model_card.h"
+#include "checkpoints/export/safetensors_set.h"
 #include "checkpoints/kv/files.h"
 #include "proto/job/job_file.h"
 #include "proto/job/plan.h"
@@ -28,7 +33,7 @@ uint16_t ToBf16(float value) {
 }
 
 absl::Status AppendTensor(StepReader* reader, const job::ParameterInfo& parameter, bool bf16,
-                          SafetensorsWriter* writer) {
+                          SafetensorsSetWriter* writer) {
   std::vector<float> values;
   std::vector<uint16_t> rounded;
   const int64_t numel = parameter.numel();
@@ -56,7 +61,7 @@ std::map<std::string, std::string> MetadataOf(const v1::StepManifest& manifest,
       {kTokensKey, absl::StrCat(manifest.state().tokens())},
       {kJobKey, manifest.job()},
       {kCodeVersionKey, manifest.code_version()},
-      {kObjectiveKey, "next_token"}};
+      {kObjectiveKey, kNextToken}};
   if (job.spec().training().objective() == v1::OBJECTIVE_MASKED_TOKEN) {
     metadata[kObjectiveKey] = kMaskedToken;
   }
@@ -64,11 +69,12 @@ std::map<std::string, std::string> MetadataOf(const v1::StepManifest& manifest,
   return metadata;
 }
 
-absl::StatusOr<std::string> CopyTokenizer(const v1::TrainingJob& job,
-                                          const ExportOptions& options) {
+/// The name of the copy; empty: none.
+absl::StatusOr<std::string> CopyTokenizer(const v1::TrainingJob& job, const ExportOptions& options,
+                                          const std::string& folder) {
   const std::string& from =
       options.tokenizer_path.empty() ? job.spec().tokenizer().path() : options.tokenizer_path;
-  if (!options.tokenizer || from.empty()) return std::string();
+  if (!options.tokenizer || options.lobe_only || from.empty()) return std::string();
   const auto content = kv::ReadFile(from);
   if (absl::IsNotFound(content.status())) {
     return absl::NotFoundError(absl::StrCat("the tokenizer ", from,
@@ -76,20 +82,25 @@ absl::StatusOr<std::string> CopyTokenizer(const v1::TrainingJob& job,
                                             "leave it out by --without-tokenizer"));
   }
   if (!content.ok()) return content.status();
-  const bool json = absl::EndsWith(from, ".json");
-  const std::string to = absl::StrCat(options.to, "/", kTokenizerNames[json ? 1 : 0]);
-  ELA_RETURN_IF_ERROR(kv::WriteFileDurably(to, *content));
-  return to;
+  const std::string name = kTokenizerNames[absl::EndsWith(from, ".json") ? 1 : 0];
+  ELA_RETURN_IF_ERROR(kv::WriteFileDurably(absl::StrCat(folder, "/", name), *content));
+  return name;
 }
 
-absl::StatusOr<ExportResult> WriteFolder(StepReader* reader, const ExportOptions& options) {
-  ELA_ASSIGN_OR_RETURN(const v1::TrainingJob job, JobOf(reader->manifest()));
-  const v1::ModelSpec& model = job.spec().model();
+absl::StatusOr<std::vector<job::ParameterInfo>> Wanted(const v1::ModelSpec& model, bool lobe_only) {
   std::vector<job::ParameterInfo> parameters = job::Parameters(model);
-  if (options.lobe_only) {
-    std::erase_if(parameters, [](const auto& p) { return !IsLobeParameter(p.name); });
-    if (parameters.empty()) return absl::NotFoundError("the model has no Memory Lobe");
-  }
+  if (!lobe_only) return parameters;
+  std::erase_if(parameters, [](const auto& p) { return !IsLobeParameter(p.name); });
+  if (parameters.empty()) return absl::NotFoundError("the model has no Memory Lobe");
+  return parameters;
+}
+
+absl::StatusOr<ExportResult> WriteFolder(StepReader* reader, const ExportOptions& options,
+                                         const std::string& folder) {
+  const v1::StepManifest& manifest = reader->manifest();
+  ELA_ASSIGN_OR_RETURN(const v1::TrainingJob job, JobOf(manifest));
+  ELA_ASSIGN_OR_RETURN(const std::vector<job::ParameterInfo> parameters,
+                       Wanted(job.spec().model(), options.lobe_only));
   ExportResult result;
   std::vector<SafetensorsEntry> entries;
   for (const job::ParameterInfo& parameter : parameters) {
@@ -98,37 +109,43 @@ absl::StatusOr<ExportResult> WriteFolder(StepReader* reader, const ExportOptions
     result.parameters += parameter.numel();
   }
   result.bytes = result.parameters * (options.bf16 ? 2 : 4);
-  if (!options.lobe_only) {
-    ELA_ASSIGN_OR_RETURN(result.tokenizer, CopyTokenizer(job, options));
-  }
-  ELA_RETURN_IF_ERROR(
-      kv::WriteFileDurably(absl::StrCat(options.to, "/", kConfigName), job::ModelToJson(model)));
-  // Last, since the weights make it an exported folder.
-  ELA_ASSIGN_OR_RETURN(
-      const std::unique_ptr<SafetensorsWriter> writer,
-      SafetensorsWriter::Create(absl::StrCat(options.to, "/", kWeightsName), std::move(entries),
-                                MetadataOf(reader->manifest(), job, options.lobe_only)));
+  const auto write = [&](const char* name, std::string_view text) {
+    return kv::WriteFileDurably(absl::StrCat(folder, "/", name), text);
+  };
+  ELA_ASSIGN_OR_RETURN(result.tokenizer, CopyTokenizer(job, options, folder));
+  ELA_RETURN_IF_ERROR(write(kConfigName, job::ModelToJson(job.spec().model())));
+  ELA_RETURN_IF_ERROR(write(kCardName, ModelCard(manifest, job, options, result)));
+  if (!options.lobe_only) ELA_RETURN_IF_ERROR(write(kModuleName, ModelingModule()));
+  SafetensorsSetWriter writer(folder, std::move(entries),
+                              MetadataOf(manifest, job, options.lobe_only), options.part_bytes);
   for (const job::ParameterInfo& parameter : parameters) {
-    ELA_RETURN_IF_ERROR(AppendTensor(reader, parameter, options.bf16, writer.get()));
+    ELA_RETURN_IF_ERROR(AppendTensor(reader, parameter, options.bf16, &writer));
   }
-  ELA_RETURN_IF_ERROR(writer->Finish());
+  ELA_RETURN_IF_ERROR(writer.Finish());
   return result;
 }
 
 }  // namespace
 
 absl::StatusOr<ExportResult> ExportStep(StepReader* reader, const ExportOptions& options) {
-  const bool existed = kv::Exists(options.to);
-  ELA_RETURN_IF_ERROR(kv::MakeDirectories(options.to));
-  ELA_ASSIGN_OR_RETURN(const std::vector<std::string> content, kv::ListDirectory(options.to));
-  if (!content.empty()) {
-    return absl::AlreadyExistsError(
-        absl::StrCat(options.to, " is not empty: name a new folder, or remove this one first"));
+  // Absolute and without a slash at its end, so that its sibling is one.
+  std::filesystem::path path = std::filesystem::absolute(options.to).lexically_normal();
+  if (!path.has_filename()) path = path.parent_path();
+  const std::string to = path.string();
+  if (kv::Exists(to)) {
+    ELA_ASSIGN_OR_RETURN(const std::vector<std::string> content, kv::ListDirectory(to));
+    if (!content.empty()) {
+      return absl::AlreadyExistsError(
+          absl::StrCat(to, " is not empty: name a new folder, or remove this one first"));
+    }
   }
-  absl::StatusOr<ExportResult> result = WriteFolder(reader, options);
-  if (result.ok()) return result;
-  kv::RemoveTree(options.to).IgnoreError();
-  if (existed) kv::MakeDirectories(options.to).IgnoreError();
+  const std::string temporary = absl::StrCat(to, ".tmp.", ::getpid());
+  ELA_RETURN_IF_ERROR(kv::RemoveTree(temporary));
+  const absl::Cleanup undo = [&] { kv::RemoveTree(temporary).IgnoreError(); };
+  ELA_RETURN_IF_ERROR(kv::MakeDirectories(temporary));
+  ELA_ASSIGN_OR_RETURN(ExportResult result, WriteFolder(reader, options, temporary));
+  ELA_RETURN_IF_ERROR(kv::RenameDurably(temporary, to));
+  if (!result.tokenizer.empty()) result.tokenizer = absl::StrCat(to, "/", result.tokenizer);
   return result;
 }
 

@@ -1,15 +1,16 @@
 #include "checkpoints/export/exported_folder.h"
 
 #include <algorithm>
-#include <map>
+#include <set>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 #include "checkpoints/export/folder_format.h"
-#include "checkpoints/export/safetensors.h"
+#include "checkpoints/export/safetensors_set.h"
 #include "checkpoints/kv/files.h"
 #include "proto/job/job_file.h"
 #include "proto/job/plan.h"
@@ -20,33 +21,34 @@ namespace {
 
 class ExportedReader : public StepReader {
  public:
-  ExportedReader(std::unique_ptr<SafetensorsFile> file, v1::StepManifest manifest)
-      : file_(std::move(file)), manifest_(std::move(manifest)) {}
+  ExportedReader(std::unique_ptr<SafetensorsSet> tensors, v1::StepManifest manifest, bool lobe_only)
+      : tensors_(std::move(tensors)), manifest_(std::move(manifest)), lobe_only_(lobe_only) {}
 
   const v1::StepManifest& manifest() const override { return manifest_; }
 
   absl::Status Read(const std::string& tensor, int64_t begin, int64_t end, void* out) override {
-    if (!absl::StartsWith(tensor, kModelPrefix)) {
-      return absl::NotFoundError(absl::StrCat(file_->path(), " has no tensor ", tensor,
-                                              ": an exported folder holds a model alone"));
+    const std::string name(absl::StripPrefix(tensor, kModelPrefix));
+    if (tensors_->Find(name) != nullptr && name != tensor) {
+      return tensors_->Read(name, begin, end, static_cast<float*>(out));
     }
-    return file_->Read(tensor.substr(sizeof(kModelPrefix) - 1), begin, end,
-                       static_cast<float*>(out));
+    return absl::NotFoundError(absl::StrCat(
+        tensors_->path(), " has no tensor ", tensor,
+        lobe_only_ ? ": it holds the Memory Lobes alone; put them into a model by ela checkpoint "
+                     "import MODEL --lobe"
+                   : ": an exported folder holds a model alone"));
   }
 
   absl::Status Verify(const std::function<void(const absl::Status&)>& damage) override {
-    const absl::Status whole = file_->CheckHash();
-    if (!absl::IsDataLoss(whole)) return whole;
-    damage(whole);
-    return absl::OkStatus();
+    return tensors_->Verify(damage);
   }
 
  private:
-  std::unique_ptr<SafetensorsFile> file_;
+  std::unique_ptr<SafetensorsSet> tensors_;
   v1::StepManifest manifest_;
+  const bool lobe_only_;
 };
 
-std::string MetadataOr(const SafetensorsFile& file, const std::string& key) {
+std::string MetadataOr(const SafetensorsSet& file, const std::string& key) {
   const auto it = file.metadata().find(key);
   return it == file.metadata().end() ? "" : it->second;
 }
@@ -56,7 +58,7 @@ int64_t NumberOr0(const std::string& text) {
   return absl::SimpleAtoi(text, &number) && number >= 0 ? number : 0;
 }
 
-absl::Status AddTensor(const SafetensorsFile& file, const job::ParameterInfo& parameter,
+absl::Status AddTensor(const SafetensorsSet& file, const job::ParameterInfo& parameter,
                        v1::StepManifest* manifest) {
   const SafetensorsEntry* entry = file.Find(parameter.name);
   if (entry == nullptr) {
@@ -76,7 +78,7 @@ absl::Status AddTensor(const SafetensorsFile& file, const job::ParameterInfo& pa
   return absl::OkStatus();
 }
 
-v1::TrainingJob JobOfFolder(const std::string& path, const SafetensorsFile& file,
+v1::TrainingJob JobOfFolder(const std::string& path, const SafetensorsSet& file,
                             const v1::ModelSpec& model) {
   v1::TrainingJob job;
   job.set_api_version("ela/v1");
@@ -95,9 +97,7 @@ v1::TrainingJob JobOfFolder(const std::string& path, const SafetensorsFile& file
 
 }  // namespace
 
-bool IsExportedFolder(const std::string& path) {
-  return kv::Exists(absl::StrCat(path, "/", kWeightsName));
-}
+bool IsExportedFolder(const std::string& path) { return SafetensorsSet::IsIn(path); }
 
 bool IsLobeParameter(const std::string& name) { return absl::StrContains(name, ".lobe."); }
 
@@ -112,13 +112,19 @@ absl::StatusOr<std::unique_ptr<StepReader>> OpenExportedFolder(const std::string
   const std::string config = absl::StrCat(path, "/", kConfigName);
   ELA_ASSIGN_OR_RETURN(const std::string text, kv::ReadFile(config, size_t{16} << 20));
   ELA_ASSIGN_OR_RETURN(const v1::ModelSpec model, job::ModelFromJson(text, config));
-  ELA_ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsFile> file,
-                       SafetensorsFile::Open(absl::StrCat(path, "/", kWeightsName)));
+  ELA_ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsSet> file, SafetensorsSet::Open(path));
   const bool lobe_only = MetadataOr(*file, kOnlyKey) == kMemoryLobe;
   v1::StepManifest manifest;
+  std::set<std::string> known;
   for (const job::ParameterInfo& parameter : job::Parameters(model)) {
     if (lobe_only && !IsLobeParameter(parameter.name)) continue;
     ELA_RETURN_IF_ERROR(AddTensor(*file, parameter, &manifest));
+    known.insert(parameter.name);
+  }
+  for (const std::string& name : file->names()) {
+    if (known.count(name) > 0) continue;
+    return absl::InvalidArgumentError(absl::StrCat(file->path(), " has a tensor ", name,
+                                                   ", which its config.json does not ask for"));
   }
   manifest.set_step(NumberOr0(MetadataOr(*file, kStepKey)));
   manifest.set_job(MetadataOr(*file, kJobKey));
@@ -126,7 +132,7 @@ absl::StatusOr<std::unique_ptr<StepReader>> OpenExportedFolder(const std::string
   manifest.mutable_state()->set_step(manifest.step());
   manifest.mutable_state()->set_tokens(NumberOr0(MetadataOr(*file, kTokensKey)));
   manifest.set_resolved_job(job::ToYaml(JobOfFolder(path, *file, model)));
-  return std::make_unique<ExportedReader>(std::move(file), std::move(manifest));
+  return std::make_unique<ExportedReader>(std::move(file), std::move(manifest), lobe_only);
 }
 
 }  // namespace ela::checkpoints

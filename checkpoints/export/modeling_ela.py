@@ -310,11 +310,12 @@ class ElaModel(nn.Module):
         self.final_norm = RmsNorm(config["hidden_size"]) if config["final_norm"] else nn.Identity()
 
     @classmethod
-    def load(cls, folder, causal=True, dtype=torch.float32):
-        """causal: False for a model of the masked_token objective."""
+    def load(cls, folder, dtype=torch.float32):
+        """The model of an exported folder: weights and config.json."""
         folder = pathlib.Path(folder)
+        tensors, metadata = read_weights(folder)
+        causal = metadata.get("ela.objective") != "masked_token"
         model = cls(json.loads((folder / "config.json").read_text()), causal).to(dtype)
-        tensors = read_safetensors(folder / "model.safetensors")
         model.load_state_dict({name: tensor.to(dtype) for name, tensor in tensors.items()})
         return model.eval()
 
@@ -346,18 +347,30 @@ class ElaModel(nn.Module):
         return ids
 
 
+def read_weights(folder):
+    """{name: tensor} and metadata of model.safetensors, or of the parts its index names."""
+    files = ["model.safetensors"]
+    if not (folder / files[0]).exists():
+        index = json.loads((folder / "model.safetensors.index.json").read_text())
+        files = sorted(set(index["weight_map"].values()))
+    tensors, metadata = {}, {}
+    for file in files:
+        part, metadata = read_safetensors(folder / file)
+        tensors.update(part)
+    return tensors, metadata
+
+
 def read_safetensors(path):
-    """{name: tensor} of a .safetensors file: u64 header size, JSON header, little-endian data."""
+    """A .safetensors file: u64 header size, JSON header, little-endian data."""
     data = bytearray(pathlib.Path(path).read_bytes())
     (size,) = struct.unpack_from("<Q", data)
     header = json.loads(data[8:8 + size])
+    metadata = header.pop("__metadata__", {})
     tensors = {}
     for name, info in header.items():
-        if name == "__metadata__":
-            continue
         begin, end = info["data_offsets"]
         dtype = DTYPES[info["dtype"]]
         count = (end - begin) // torch.empty((), dtype=dtype).element_size()
         tensor = torch.frombuffer(data, dtype=dtype, count=count, offset=8 + size + begin)
         tensors[name] = tensor.view(info["shape"])
-    return tensors
+    return tensors, metadata

@@ -10,6 +10,7 @@ namespace {
 using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 class ExportTest : public ::testing::Test {
  protected:
@@ -52,7 +53,8 @@ TEST_F(ExportTest, AnExportedModelReadsLikeTheStep) {
   const auto result = Export(path_, To("out"));
   ASSERT_TRUE(result.ok()) << result.status();
   EXPECT_THAT(*kv::ListDirectory(folder_.path("out")),
-              ElementsAre("config.json", "model.safetensors", "tokenizer.model"));
+              ElementsAre("README.md", "config.json", "model.safetensors", "modeling_ela.py",
+                          "tokenizer.model"));
   EXPECT_EQ(*kv::ReadFile(folder_.path("out/tokenizer.model")), "pieces");
   EXPECT_EQ(Weights(folder_.path("out")), Weights(path_));
   const auto reader = *OpenCheckpoint(folder_.path("out"));
@@ -62,6 +64,59 @@ TEST_F(ExportTest, AnExportedModelReadsLikeTheStep) {
   ASSERT_TRUE(job.ok()) << job.status();
   EXPECT_EQ(job::ModelToJson(job->spec().model()), job::ModelToJson(ModelJob().spec().model()));
   EXPECT_EQ(job->spec().tokenizer().path(), folder_.path("out/tokenizer.model"));
+}
+
+TEST_F(ExportTest, ALargeModelIsCutIntoParts) {
+  ExportOptions options = To("out");
+  options.part_bytes = 4096;
+  ASSERT_TRUE(Export(path_, options).ok());
+  const std::string out = folder_.path("out");
+  EXPECT_FALSE(kv::Exists(out + "/model.safetensors"));
+  EXPECT_TRUE(kv::Exists(out + "/model.safetensors.index.json"));
+  const std::vector<std::string> parts = FilesEndingWith(out, ".safetensors");
+  EXPECT_GT(parts.size(), 3u);
+  for (const std::string& part : parts) {
+    const auto file = SafetensorsFile::Open(part);
+    ASSERT_TRUE(file.ok()) << file.status();
+    const auto& tensors = (*file)->tensors();
+    EXPECT_TRUE(tensors.size() == 1 || tensors.back().end <= 4096) << part;
+  }
+  EXPECT_EQ(Weights(out), Weights(path_));
+
+  FlipBit(parts.back(), FileBytes(parts.back()) - 1);
+  float value;
+  EXPECT_TRUE(
+      absl::IsDataLoss((*OpenCheckpoint(out))->Read("model/final_norm.weight", 0, 1, &value)));
+  EXPECT_TRUE(absl::IsDataLoss(ImportStep({out, "", folder_.path("in")}).status()));
+  std::filesystem::remove(parts.back());
+  EXPECT_THAT(std::string(OpenCheckpoint(out).status().message()), HasSubstr(parts.back()));
+}
+
+TEST_F(ExportTest, AnIndexStaysWithinItsFolder) {
+  ASSERT_TRUE(Export(path_, To("out")).ok());
+  const std::string out = folder_.path("out");
+  std::filesystem::rename(out + "/model.safetensors", folder_.path("model.safetensors"));
+  for (const char* index : {"", "{}", R"({"weight_map":{}})", R"({"weight_map":{"a":1}})",
+                            R"({"weight_map":{"embed.weight":"../model.safetensors"}})",
+                            R"({"weight_map":{"embed.weight":".."}})"}) {
+    std::ofstream(out + "/model.safetensors.index.json") << index;
+    EXPECT_TRUE(absl::IsInvalidArgument(OpenCheckpoint(out).status())) << index;
+  }
+}
+
+TEST_F(ExportTest, TheReadmeTellsOfAnotherTokensLook) {
+  v1::TrainingJob leaky = ModelJob(tokenizer_);
+  v1::MemoryLobeSpec* lobe = leaky.mutable_spec()->mutable_model()->mutable_memory_lobe();
+  lobe->set_mode(v1::LOBE_MODE_BIDIRECTIONAL);
+  ASSERT_EQ(SaveModel(folder_.path("leaky"), leaky, 1), absl::OkStatus());
+  ASSERT_TRUE(Export(folder_.path("leaky"), To("out")).ok());
+  EXPECT_THAT(
+      *kv::ReadFile(folder_.path("out/README.md")),
+      AllOf(HasSubstr("looks at tokens that it predicts"), HasSubstr("12,345 tokens"),
+            HasSubstr("| memory_lobe.mode | bidirectional |"), Not(HasSubstr("model generate"))));
+  ASSERT_TRUE(Export(path_, To("sound")).ok());
+  EXPECT_THAT(*kv::ReadFile(folder_.path("sound/README.md")),
+              AllOf(Not(HasSubstr("looks at tokens")), HasSubstr("model generate")));
 }
 
 TEST_F(ExportTest, AnImportedModelIsTheExportedOne) {
@@ -137,6 +192,9 @@ TEST_F(ExportTest, RefusesAFolderWithContent) {
   std::ofstream(folder_.path("full/notes")) << "mine";
   EXPECT_TRUE(absl::IsAlreadyExists(Export(path_, To("full")).status()));
   EXPECT_TRUE(kv::Exists(folder_.path("full/notes")));
+  std::filesystem::create_directory(folder_.path("empty"));
+  EXPECT_TRUE(Export(path_, To("empty/")).ok());
+  EXPECT_TRUE(kv::Exists(folder_.path("empty/config.json")));
 }
 
 TEST_F(ExportTest, AMissingTokenizerLeavesNothingBehind) {
