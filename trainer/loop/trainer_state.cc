@@ -6,6 +6,7 @@
 #include "proto/job/job_file.h"
 #include "proto/status_macros.h"
 #include "trainer/loop/gather.h"
+#include "trainer/loop/init_from.h"
 #include "trainer/loop/trainer.h"
 #include "trainer/loop/version.h"
 #include "trainer/parallel/agreement.h"
@@ -60,16 +61,20 @@ absl::Status Trainer::StartFresh() {
   state_.set_data_fingerprint(loader_->fingerprint());
   state_.set_tokenizer_hash(tokenizer_hash_);
   const std::string& from = spec().training().init_from();
+  const int64_t layers = spec().model().num_layers();
+  const auto seed = static_cast<uint64_t>(spec().training().seed());
   if (from.empty()) {
-    log_->info("fresh weights, seed {}", spec().training().seed());
-    return optimizer_->Fill(layer_.ctx,
-                            InitialSource(spec().model().num_layers(),
-                                          static_cast<uint64_t>(spec().training().seed())));
+    log_->info("fresh weights, seed {}", seed);
+    return optimizer_->Fill(layer_.ctx, InitialSource(layers, seed));
   }
   auto reader = checkpoints::OpenCheckpoint(from);
   ELA_RETURN_IF_ERROR(AgreeOk(*world_, reader.status()));
+  auto plan = PlanInit((*reader)->manifest(), spec().model());
+  ELA_RETURN_IF_ERROR(AgreeOk(*world_, plan.status()));
   log_->info("weights from {}", from);
-  return optimizer_->Fill(layer_.ctx, CheckpointSource(reader->get()));
+  for (const std::string& note : plan->notes) log_->warn("training.init_from: {}", note);
+  return optimizer_->Fill(layer_.ctx,
+                          InitFromSource(reader->get(), *std::move(plan), layers, seed));
 }
 
 absl::Status Trainer::CheckResumable(const v1::StepManifest& manifest) {
