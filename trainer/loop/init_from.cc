@@ -7,7 +7,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/strip.h"
 #include "checkpoints/export/exported_folder.h"
 #include "proto/job/job_file.h"
 #include "proto/job/plan.h"
@@ -26,9 +25,9 @@ using Shapes = std::map<std::string, std::vector<int64_t>>;
 Shapes ShapesOf(const v1::StepManifest& source) {
   Shapes shapes;
   for (const v1::TensorRecord& tensor : source.tensors()) {
-    std::string_view name = tensor.name();
-    if (!absl::ConsumePrefix(&name, "model/")) continue;
-    shapes[std::string(name)] = {tensor.shape().begin(), tensor.shape().end()};
+    const std::string prefix = "model/";
+    if (!tensor.name().starts_with(prefix)) continue;
+    shapes[tensor.name().substr(prefix.size())] = {tensor.shape().begin(), tensor.shape().end()};
   }
   return shapes;
 }
@@ -49,9 +48,9 @@ std::vector<std::string> DifferentKeys(const v1::ModelSpec& there, const v1::Mod
   const auto flat = [](const v1::ModelSpec& spec) {
     return nlohmann::ordered_json::parse(job::ModelToJson(spec)).flatten();
   };
-  const auto theirs = flat(there);
+  const auto theirs = flat(there), ours = flat(here);
   std::vector<std::string> lines;
-  for (const auto& [pointer, value] : flat(here).items()) {
+  for (const auto& [pointer, value] : ours.items()) {
     const auto other = theirs.find(pointer);
     if (other == theirs.end() || *other == value) continue;
     std::string key = pointer.substr(1);
@@ -108,6 +107,11 @@ absl::StatusOr<InitPlan> PlanInit(const v1::StepManifest& source, const v1::Mode
   if (!missing.empty()) {
     return absl::InvalidArgumentError(
         absl::StrCat("training.init_from: it lacks tensors of this model: ", Named(missing)));
+  }
+  if (used.empty()) {
+    return absl::InvalidArgumentError(
+        "training.init_from: it holds Memory Lobes alone, and this model has none: set "
+        "model.memory_lobe.enabled");
   }
   const bool has_lobe = model.memory_lobe().enabled();
   ELA_RETURN_IF_ERROR(CheckUnused(shapes, used, has_lobe, &plan));
