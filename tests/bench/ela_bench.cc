@@ -1,10 +1,15 @@
 // Exact linear attention on the CPU: tokens per second forward and backward, beside the machine's
 // own single-precision rate measured in the same run, and how time grows with length.
 //
-//   ela_bench [--threads N] [--kernel NAME] [--long]     (--long: the slope up to 1M tokens)
+//   ela_bench [--threads N] [--kernel NAME] [--long]
+//
+// --long: the slope from 16K to 1M tokens, in bf16 (15 GB at 1M), in place of 4K to 64K in float.
+// One thread is timed by the CPU, which other work hardly changes, several by the clock.
 #include <cblas.h>
 #include <omp.h>
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -31,18 +36,17 @@ struct Shape {
   int64_t tokens() const { return batch * length; }
 };
 
-/// All the tensors of one attention call; q, k, v N(0, 1).
+/// All the tensors of one attention call; q, k, v, dy N(0, 1). dq and dk, which different passes
+/// write, share memory.
 class Attention {
  public:
-  Attention(const Shape& s, FeatureMap kernel, bool causal, bool decay) : shape_(s) {
-    const auto width = static_cast<size_t>(s.tokens() * s.heads * s.dim);
-    for (std::vector<float>& x : memory_) x.resize(width);
+  Attention(const Shape& s, FeatureMap kernel, bool causal, bool decay, DType dtype = DType::kF32)
+      : shape_(s), dtype_(dtype) {
+    const auto numel = static_cast<size_t>(s.tokens() * s.heads * s.dim);
+    for (std::vector<char>& x : memory_) x.resize(numel * kernels::SizeOf(dtype));
     lse_.resize(static_cast<size_t>(s.tokens() * s.heads));
     std::mt19937 engine(1);
-    std::normal_distribution<float> normal;
-    for (int i : {0, 1, 2, 4}) {
-      for (float& x : memory_[i]) x = normal(engine);
-    }
+    for (size_t i : {0, 1, 2, 4}) Fill(&engine, &memory_[i]);
     config_.kernel = kernel;
     config_.num_heads = s.heads;
     config_.head_dim = config_.value_dim = s.dim;
@@ -59,22 +63,46 @@ class Attention {
     kernels::ElaForward(ctx, At(3), Lse(), At(0), At(1), At(2), {}, {}, config_, spans_);
   }
   void Backward(const Context& ctx) {
-    kernels::ElaBackward(ctx, At(5), At(6), At(7), At(4), At(0), At(1), At(2), At(3), Lse(), {}, {},
+    kernels::ElaBackward(ctx, At(5), At(5), At(6), At(4), At(0), At(1), At(2), At(3), Lse(), {}, {},
                          {}, {}, config_, spans_);
   }
 
  private:
   Tensor At(size_t i) {
-    return Tensor::Of(memory_[i].data(), {shape_.tokens(), shape_.heads, shape_.dim});
+    return Tensor(memory_[i].data(), dtype_, {shape_.tokens(), shape_.heads, shape_.dim});
+  }
+  /// A million numbers, over and over.
+  void Fill(std::mt19937* engine, std::vector<char>* x) const {
+    std::normal_distribution<float> normal;
+    const size_t size = kernels::SizeOf(dtype_);
+    const size_t numel = std::min<size_t>(x->size() / size, 1 << 20);
+    for (size_t i = 0; i < numel; ++i) {
+      const auto bits = std::bit_cast<uint32_t>(normal(*engine));  // a bf16 is its upper half
+      std::memcpy(x->data() + i * size, reinterpret_cast<const char*>(&bits) + 4 - size, size);
+    }
+    for (size_t at = numel * size; at < x->size(); at += numel * size) {
+      std::memcpy(x->data() + at, x->data(), std::min(numel * size, x->size() - at));
+    }
   }
   Tensor Lse() { return Tensor::Of(lse_.data(), {shape_.tokens(), shape_.heads}); }
 
   Shape shape_;
+  DType dtype_;
   ElaConfig config_;
   kernels::Spans spans_;
-  std::vector<float> memory_[8];  // q, k, v, y, dy, dq, dk, dv
+  std::vector<char> memory_[7];  // q, k, v, y, dy, dq and dk, dv
   std::vector<float> lse_;
 };
+
+/// One thread by the CPU, several by the clock: the median of `runs`, or of one run just that.
+template <class Work>
+double Seconds(int threads, const Work& work, int runs) {
+  if (threads > 1) return runs == 1 ? WallSeconds(work) : MedianSeconds(work, runs);
+  std::vector<double> seconds;
+  for (int i = 0; i < runs; ++i) seconds.push_back(CpuSeconds(work));
+  std::sort(seconds.begin(), seconds.end());
+  return seconds[seconds.size() / 2];
+}
 
 /// Of plain BLAS, all threads, each on its own 768^3 product: FLOP per second.
 double SgemmRate(int threads) {
@@ -82,14 +110,15 @@ double SgemmRate(int threads) {
   constexpr int64_t kSize = 768;
   std::vector<std::vector<float>> memory(static_cast<size_t>(threads));
   for (auto& m : memory) m.assign(3 * kSize * kSize, 0.5f);
-  const double seconds = MedianSeconds([&] {
+  const auto products = [&] {
 #pragma omp parallel num_threads(threads)
     {
       float* m = memory[static_cast<size_t>(omp_get_thread_num())].data();
       cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, kSize, kSize, kSize, 1.0f, m, kSize,
                   m + kSize * kSize, kSize, 0.0f, m + 2 * kSize * kSize, kSize);
     }
-  });
+  };
+  const double seconds = Seconds(threads, products, 9);
   return 2.0 * kSize * kSize * kSize * threads / seconds;
 }
 
@@ -113,8 +142,10 @@ class Bench {
   // within the chunk 2 * 2 * 32 D; backward five state products and six within the chunk.
   void Row(const Shape& s, bool causal, bool decay) {
     Attention a(s, options_.kernel, causal, decay);
-    const double forward = MedianSeconds([&] { a.Forward(ctx_); }, 9);
-    const double backward = MedianSeconds([&] { a.Backward(ctx_); }, 9);
+    const double forward = Seconds(
+        options_.threads, [&] { a.Forward(ctx_); }, 9);
+    const double backward = Seconds(
+        options_.threads, [&] { a.Backward(ctx_); }, 9);
     const double d = static_cast<double>(s.dim);
     const double rows = static_cast<double>(s.tokens() * s.heads), chunk = causal ? 32 : 0;
     const double forward_flops = rows * (4 * d * d + 4 * chunk * d);
@@ -139,17 +170,20 @@ class Bench {
 
   // The exponent of time in length, by least squares; one run each.
   void Slope() {
-    std::printf("\nforward + backward, 16 heads of 64, by length\n");
-    const int64_t longest = options_.long_slope ? 1 << 20 : 1 << 16;
+    std::printf("\nforward + backward, 16 heads of 64, causal with decay, by length\n");
+    const int64_t shortest = options_.long_slope ? 1 << 14 : 1 << 12;
+    const DType dtype = options_.long_slope ? DType::kBf16 : DType::kF32;
     double n = 0, sx = 0, sy = 0, sxx = 0, sxy = 0;
-    for (int64_t length = 4096; length <= longest; length *= 4) {
-      Attention a({1, length, 16, 64}, options_.kernel, true, true);
-      const double seconds = MedianSeconds(
+    for (int64_t length = shortest; length <= 64 * shortest; length *= 4) {
+      if (!options_.long_slope && length > 1 << 16) break;
+      Attention a({1, length, 16, 64}, options_.kernel, true, true, dtype);
+      const double seconds = Seconds(
+          options_.threads,
           [&] {
             a.Forward(ctx_);
             a.Backward(ctx_);
           },
-          length > 1 << 16 ? 1 : 5);
+          length > 1 << 15 ? 1 : 5);
       std::printf("L %-8ld %9.3f s %8.3f us a token, workspace %.1f MB\n", length, seconds,
                   seconds * 1e6 / static_cast<double>(length),
                   static_cast<double>(arena_.peak_bytes()) * 1e-6);
