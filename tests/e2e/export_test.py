@@ -2,12 +2,14 @@
 
 import json
 import os
+import pathlib
 import random
 import subprocess
 
 import harness
 from harness import BIN, losses, run
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 # The distribution's python3 has the distribution's torch.
 PYTHON = "/usr/bin/python3"
 TORCH_SCORES = """
@@ -120,6 +122,18 @@ class ExportTest(ExportTestCase):
                           f"training.init_from={base}", "--set", "model.num_layers=3", check=None)
         self.assertNotEqual(done.returncode, 0)
         self.assertIn("lacks tensors of this model: layers.2.", done.stderr)
+
+    def test_installed_programs_export_and_score(self):
+        run_dir, tokens = self.trained(steps=2), self.tokens()
+        run("cmake", "--install", BIN.parent, "--prefix", self.folder / "usr", check=0)
+        ela = self.folder / "usr" / "bin" / "ela"
+        run(ela, "checkpoint", "export", run_dir, "--to", self.folder / "out", check=0)
+        self.assertEqual((self.folder / "out" / "modeling_ela.py").read_text(),
+                         (ROOT / "checkpoints" / "export" / "modeling_ela.py").read_text())
+        scored = run(ela, "model", "score", "--model", self.folder / "out", "--tokens", tokens,
+                     "--quiet", check=0).stdout
+        self.assertEqual([json.loads(line)["logprobs"] for line in scored.splitlines()],
+                         self.scores(run_dir, tokens))
 
     def test_a_damaged_export_is_refused(self):
         folder = self.export(self.trained(steps=2), "out")
