@@ -164,9 +164,9 @@ class PyTorchTest(ExportTestCase):
                   run(PYTHON, "-B", "-c", TORCH_SCORES, folder, stdin=tokens.read_text(),
                       check=0).stdout.splitlines()]
         self.assertEqual([len(line) for line in ours], [len(line) for line in theirs])
-        # About 1e-6 of the logits, which are of the order of ten, and room.
+        # Rounding to float shows 4e-7 to 7e-7; another decay or epsilon in one of them, 8e-5.
         worst = max(abs(a - b) for x, y in zip(ours, theirs) for a, b in zip(x, y))
-        self.assertLess(worst, 1e-4)
+        self.assertLess(worst, 5e-6)
         self.assertGreater(max(map(max, ours)) - min(map(min, ours)), 1)  # it learned something
 
     def test_hadamard_exp_with_decay_inner_bias_and_lobe(self):
