@@ -56,7 +56,8 @@ spec:
 
 def run(*words, env=None, cwd=None, check=None, stdin=None):
     """A program to its end. check: the exit code it must have."""
-    done = subprocess.run([str(w) for w in words], capture_output=True, text=True, cwd=cwd,
+    done = subprocess.run([str(w) for w in words], capture_output=True, encoding="utf-8",
+                          errors="replace", cwd=cwd,
                           env={**ENVIRONMENT, **(env or {})}, timeout=DEADLINE, input=stdin)
     if check is not None and done.returncode != check:
         raise AssertionError(f"{words} ended with {done.returncode}, not {check}\n"
