@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "absl/strings/str_cat.h"
 #include "coordinator/cli/format.h"
 
 namespace ela::cli {
@@ -143,9 +144,10 @@ std::string ProgressBar(double share, int width, bool unicode) {
   if (inner < 1) return "";
   const int eighths = static_cast<int>(share * inner * 8);
   const int full = eighths / 8;
-  if (!unicode) return "[" + Repeat("#", full) + Repeat(".", inner - full) + "]";
+  if (!unicode) return absl::StrCat("[", Repeat("#", full), Repeat(".", inner - full), "]");
   const std::string part = kEighths[eighths % 8];
-  return "▕" + Repeat("█", full) + part + Repeat(" ", inner - full - (part.empty() ? 0 : 1)) + "▏";
+  return absl::StrCat("▕", Repeat("█", full), part,
+                      Repeat(" ", inner - full - (part.empty() ? 0 : 1)), "▏");
 }
 
 std::vector<std::string> DrawCurve(const std::vector<CurvePoint>& all, int width, int height,

@@ -63,7 +63,9 @@ std::string FormatBytes(int64_t bytes) {
 std::string FormatCount(int64_t count) {
   std::string digits = std::to_string(count);
   const int first = count < 0 ? 1 : 0;
-  for (int at = static_cast<int>(digits.size()) - 3; at > first; at -= 3) digits.insert(at, ",");
+  for (int at = static_cast<int>(digits.size()) - 3; at > first; at -= 3) {
+    digits.insert(digits.begin() + at, ',');
+  }
   return digits;
 }
 
