@@ -64,7 +64,11 @@ int main(int argc, char** argv) {
           },
           "SECONDS"));
   app.set_version_flag("--version", ELA_VERSION);
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
   options.state_dir = std::filesystem::absolute(options.state_dir).lexically_normal().string();
   options.program_dir = std::filesystem::absolute(options.program_dir).lexically_normal().string();
 
@@ -87,8 +91,10 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "ela-coordinator: %s\n", std::string(server.status().message()).c_str());
     return 1;
   }
-  spdlog::info("listening on {}, metrics on http://{}/metrics, state in {}", (*server)->address(),
-               (*server)->metrics_address(), options.state_dir);
+  const std::string& metrics = (*server)->metrics_address();
+  spdlog::info("listening on {}, {}, state in {}", (*server)->address(),
+               metrics.empty() ? "no metrics" : "metrics on http://" + metrics + "/metrics",
+               options.state_dir);
   int received = 0;
   sigwait(&stop, &received);
   int running = 0;

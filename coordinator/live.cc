@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <limits>
 
 #include "nlohmann/json.hpp"
 
@@ -20,6 +21,8 @@ void DropAfter(int64_t step, std::vector<v1::StepPoint>* points) {
 
 double Real(const nlohmann::json& object, const char* key) {
   const auto it = object.find(key);
+  // JSON has no NaN: the trainer writes null.
+  if (it != object.end() && it->is_null()) return std::numeric_limits<double>::quiet_NaN();
   return it != object.end() && it->is_number() ? it->get<double>() : 0;
 }
 

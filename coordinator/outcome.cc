@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "proto/job/job_file.h"
 
@@ -58,8 +59,10 @@ AttemptEnd ByItself(const ExitRecord& exit) {
     end.outcome = OutcomeOfRank(*first);
     end.failed_rank = first->rank;
     end.exit_code = first->exit_code;
+    // What the ranks agreed on names the one it came from.
+    const bool named = absl::StartsWith(first->reason, "rank ");
     end.reason = absl::StrCat(
-        "rank ", first->rank, ": ",
+        named ? "" : absl::StrCat("rank ", first->rank, ": "),
         first->reason.empty() ? absl::StrCat("exit code ", first->exit_code) : first->reason);
   } else if (exit.exit_code == kNeverRetry) {
     end.outcome = v1::OUTCOME_USER_ERROR;

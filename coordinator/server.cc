@@ -1,5 +1,6 @@
 #include "coordinator/server.h"
 
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
@@ -12,6 +13,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "coordinator/background/loop.h"
 #include "coordinator/background/monitor.h"
@@ -103,10 +105,19 @@ struct CoordinatorServer::Impl {
 };
 
 absl::Status CheckLoopback(const std::string& address) {
-  const std::string host = address.substr(0, address.rfind(':'));
-  if (absl::StartsWith(host, "127.") || host == "localhost" || host == "[::1]") {
-    return absl::OkStatus();
+  const size_t colon = address.rfind(':');
+  int port = -1;
+  if (colon == std::string::npos || !absl::SimpleAtoi(address.substr(colon + 1), &port) ||
+      port < 0 || port > 65535) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("\"", address, "\" is not HOST:PORT, PORT from 0 to 65535"));
   }
+  // A whole IPv4 address: neither a name that begins alike nor a list of addresses.
+  const std::string host = address.substr(0, colon);
+  in_addr ipv4{};
+  const bool in_127 =
+      absl::StartsWith(host, "127.") && inet_pton(AF_INET, host.c_str(), &ipv4) == 1;
+  if (in_127 || host == "localhost" || host == "[::1]") return absl::OkStatus();
   return absl::FailedPreconditionError(
       absl::StrCat("refusing to listen on ", address,
                    ": there is no TLS and no authentication yet; use 127.0.0.1:PORT"));

@@ -162,6 +162,16 @@ TEST_F(FaultsTest, RefusalsAreOneClearLine) {
               HasSubstr("no TLS and no authentication yet"));
 }
 
+TEST_F(FaultsTest, RefusesWhatIsNotOneLoopbackAddress) {
+  for (const char* address : {"127.0.0.1", "127.0.0.1:99999", "127.0.0.1:x"}) {
+    EXPECT_THAT(RefusalOf("other", {"--listen", address}), HasSubstr("is not HOST:PORT"));
+  }
+  for (const char* address : {"127.0.0.1:0,0.0.0.0:0", "127.0.0.1.example:0"}) {
+    EXPECT_THAT(RefusalOf("other", {"--listen", "127.0.0.1:0", "--metrics-listen", address}),
+                HasSubstr("refusing to listen on"));
+  }
+}
+
 TEST_F(FaultsTest, OnlyTheNewestAttemptWithItsTokenIsHeard) {
   StartServer();
   const std::string id = Submit({{"die", "1-13-kill"}, {"die-attempts", "1"}, {"step-ms", "100"}});

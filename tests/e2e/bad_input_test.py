@@ -69,6 +69,7 @@ class BadInput(harness.TestCase):
         record = service.job(job)
         self.assertEqual(record["state"], "failed")
         self.assertEqual(len(record["attempts"]), 1)
+        self.assertNotRegex(record["reason"], r"rank \d+: rank \d+")
         for word in words:
             self.assertIn(word, record["reason"])
             self.assertIn(word, service.ela("describe", job, check=0).stdout)
@@ -100,6 +101,12 @@ class BadInput(harness.TestCase):
     def test_a_trainer_started_alone_says_what_to_type(self):
         done = run(BIN / "ela-trainer", "--job", self.job_file(), "--run-dir", self.folder / "r")
         self.expect(done, 93, "mpirun", "2")
+
+    def test_a_run_folder_that_cannot_be_made(self):
+        (self.folder / "file").write_text("in the way")
+        done = self.train(self.job_file(), self.folder / "file", check=None)
+        self.assertEqual(done.returncode, 93)
+        self.assertIn("cannot create the folder", done.stderr)
 
     def test_a_job_file_of_garbage(self):
         garbage = self.folder / "garbage.yaml"

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <limits>
 #include <utility>
 
@@ -34,6 +35,8 @@ ExitReport Trainer::Run() {
   if (log_ != nullptr) {
     log_->log(status.ok() ? spdlog::level::info : spdlog::level::err, "exit {}: {}", report.code,
               report.reason);
+  } else if (lead()) {
+    std::fprintf(stderr, "ela-trainer: %s\n", report.reason.c_str());
   }
   if (client_ != nullptr) client_->Goodbye(report.outcome, report.reason);
   if (!folder_.path.empty()) {
@@ -164,10 +167,7 @@ absl::Status Trainer::Rewind() {
   state_.set_consumed_samples(consumed);
   state_.set_skipped_steps(skipped - state_.step());
   metrics_->OnSkippedStep();
-  if (!lead()) return absl::OkStatus();
-  auto file = MetricsFile::Open(folder_.path + "/metrics.jsonl", state_.step());
-  if (file.ok()) metrics_file_ = *std::move(file);
-  return file.status();
+  return OpenMetricsFile();
 }
 
 absl::Status Trainer::EvaluateNow() {
@@ -188,7 +188,12 @@ absl::Status Trainer::EvaluateNow() {
   metrics_->OnEval(record);
   log_->info("step {}: validation loss {:.4f} over {} tokens{}", state_.step(), result.loss,
              result.tokens, leaks_ ? " (leaks the future)" : "");
-  return lead() ? metrics_file_->Append(ToJsonLine(record)) : absl::OkStatus();
+  if (lead()) {
+    // As with a step's line: a full disk does not end the training.
+    const absl::Status written = metrics_file_->Append(ToJsonLine(record));
+    if (!written.ok()) log_->error("{}", std::string(written.message()));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Trainer::AfterStep(const StepFlags& flags) {

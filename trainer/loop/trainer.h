@@ -71,6 +71,7 @@ class Trainer {
 
   // trainer_state.cc
   absl::Status Resume();
+  absl::Status OpenMetricsFile();  // collective
   absl::Status StartFresh();
   absl::StatusOr<bool> LoadNewest();
   absl::Status LoadStep(const v1::StepManifest& manifest);

@@ -46,7 +46,11 @@ absl::Status Trainer::Resume() {
   ELA_ASSIGN_OR_RETURN(const bool loaded, LoadNewest());
   if (!loaded) ELA_RETURN_IF_ERROR(StartFresh());
   spikes_.window.assign(state_.spike_window().begin(), state_.spike_window().end());
+  return OpenMetricsFile();
+}
 
+// Without the lines after the current step.
+absl::Status Trainer::OpenMetricsFile() {
   absl::Status opened;
   if (lead()) {
     auto file = MetricsFile::Open(folder_.path + "/metrics.jsonl", state_.step());
