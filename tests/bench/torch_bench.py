@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A training step of the demo job's model, here and in PyTorch: same machine, same threads, in turns.
+"""A training step of the demo job's model, here and in PyTorch: same machine and threads, in turns.
 
     tests/bench/torch_bench.py [--bin build/release/bin] [--job FILE] [--threads N] [--rounds N]
 
@@ -150,7 +150,7 @@ class PyTorch:
             with torch.no_grad():
                 worst = (self.model(ids) - wanted).abs().max().item()
             if not worst < 1e-4:
-                sys.exit(f"torch_bench.py: another model at chunk {chunk}: logits differ by {worst}")
+                sys.exit(f"torch_bench.py: at chunk {chunk} logits differ by {worst}")
         best = {}
         for chunk in chunks:
             self.use_chunk(chunk)
@@ -205,8 +205,8 @@ def main():
         steps = [theirs.step() for _ in range(5)]
         walls[1].append(statistics.median(s[0] for s in steps))
         cpus[1].append(statistics.median(s[1] for s in steps))
-    print(f"{options.job.name}, {run['tokens']} tokens a step, {options.threads} threads, "
-          f"{options.rounds} rounds in turns; PyTorch {torch.__version__}, chunks of {theirs.chunk}")
+    print(f"{options.job.name}, {run['tokens']} tokens a step, threads: {options.threads}, "
+          f"{options.rounds} rounds in turns; PyTorch {torch.__version__}, chunk {theirs.chunk}")
     for name, both in (("wall", walls), ("CPU", cpus)):
         for what, pick in (("median", statistics.median), ("best", min)):
             mine, other = pick(both[0]), pick(both[1])
