@@ -29,6 +29,14 @@ std::string DefaultStateDir() {
   return std::string(home != nullptr ? home : ".") + "/.local/state/ela";
 }
 
+/// What is wrong with the text; nothing: it is in milliseconds now.
+std::string SecondsToMs(std::string& text) {
+  int64_t seconds = 0;
+  if (!CLI::detail::lexical_cast(text, seconds) || seconds < 1) return "not a number of seconds";
+  text = std::to_string(seconds * 1000);
+  return "";
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -54,15 +62,7 @@ int main(int argc, char** argv) {
   app.add_option("--hang-seconds", options.settings.hang_floor_ms,
                  "Least time without a sign of work that counts as a hang")
       ->default_str("60")
-      ->transform(CLI::Validator(
-          [](std::string& text) {
-            int64_t seconds = 0;
-            if (!CLI::detail::lexical_cast(text, seconds) || seconds < 1)
-              return std::string("not a number of seconds");
-            text = std::to_string(seconds * 1000);
-            return std::string();
-          },
-          "SECONDS"));
+      ->transform(CLI::Validator(SecondsToMs, "SECONDS"));
   app.set_version_flag("--version", ELA_VERSION);
   try {
     app.parse(argc, argv);
