@@ -1,5 +1,5 @@
 // How a state lies in memory: per head
-//   count, gauge [G], norm [F], sums [F][Dv]
+//   count, gauge [G], norm [F], sums [F][Dv], padding to 4 numbers
 // where count is the number of tokens summed (decay needs it), and the rest is StateView's. The
 // identity has count 0 and is never read.
 #pragma once
@@ -18,7 +18,9 @@ inline StateSizes StateSizesOf(const ElaConfig& config) {
           math.gauge_size(config.head_dim)};
 }
 
-inline int64_t HeadStateSize(const StateSizes& s) { return 1 + s.gauge + s.features * (s.dv + 1); }
+inline int64_t HeadStateSize(const StateSizes& s) {
+  return (1 + s.gauge + s.features * (s.dv + 1) + 3) / 4 * 4;
+}
 
 /// A head's state at `at`.
 template <class Real>
