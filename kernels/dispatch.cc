@@ -74,18 +74,6 @@ void Begin(const Context& ctx, const char* op, const Tensor& typed) {
     ELA_SWITCH(op, __VA_ARGS__); \
   } while (false)
 
-// The same for an op without a CUDA back end.
-#define ELA_RUN_HOST(op, typed, ...)                                                \
-  do {                                                                              \
-    ELA_CHECK(ctx.backend != Backend::kCuda, "%s: there is no CUDA back end", #op); \
-    Begin(ctx, #op, typed);                                                         \
-    if (ctx.backend == Backend::kReference) {                                       \
-      reference::op(ctx, __VA_ARGS__);                                              \
-    } else {                                                                        \
-      cpu::op(ctx, __VA_ARGS__);                                                    \
-    }                                                                               \
-  } while (false)
-
 // The body of an op that takes every element type.
 #define ELA_RUN_ANY(op, ...)     \
   do {                           \
@@ -134,45 +122,45 @@ void Rope(const Context& ctx, Tensor x, Tensor positions, double theta, bool inv
 
 ELA_BACKENDS(ElaStateIdentity)
 void ElaStateIdentity(const Context& ctx, Tensor state, const ElaConfig& config) {
-  ELA_RUN_HOST(ElaStateIdentity, state, state, config);
+  ELA_RUN(ElaStateIdentity, state, state, config);
 }
 
 ELA_BACKENDS(ElaFold)
 void ElaFold(const Context& ctx, Tensor acc, Tensor later, const ElaConfig& config,
              const std::vector<uint8_t>& take, bool reverse) {
-  ELA_RUN_HOST(ElaFold, acc, acc, later, config, take, reverse);
+  ELA_RUN(ElaFold, acc, acc, later, config, take, reverse);
 }
 
 ELA_BACKENDS(ElaLocalState)
 void ElaLocalState(const Context& ctx, Tensor state, Tensor k, Tensor v, const ElaConfig& config,
                    const Spans& spans, SpanEdge edge) {
-  ELA_RUN_HOST(ElaLocalState, k, state, k, v, config, spans, edge);
+  ELA_RUN(ElaLocalState, k, state, k, v, config, spans, edge);
 }
 
 ELA_BACKENDS(ElaForward)
 void ElaForward(const Context& ctx, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v,
                 Tensor before, Tensor after, const ElaConfig& config, const Spans& spans) {
-  ELA_RUN_HOST(ElaForward, q, y, lse, q, k, v, before, after, config, spans);
+  ELA_RUN(ElaForward, q, y, lse, q, k, v, before, after, config, spans);
 }
 
 ELA_BACKENDS(ElaLocalGradState)
 void ElaLocalGradState(const Context& ctx, Tensor gstate, Tensor dy, Tensor q, Tensor y, Tensor lse,
                        const ElaConfig& config, const Spans& spans, SpanEdge edge) {
-  ELA_RUN_HOST(ElaLocalGradState, q, gstate, dy, q, y, lse, config, spans, edge);
+  ELA_RUN(ElaLocalGradState, q, gstate, dy, q, y, lse, config, spans, edge);
 }
 
 ELA_BACKENDS(ElaBackward)
 void ElaBackward(const Context& ctx, Tensor dq, Tensor dk, Tensor dv, Tensor dy, Tensor q, Tensor k,
                  Tensor v, Tensor y, Tensor lse, Tensor before, Tensor after, Tensor gbefore,
                  Tensor gafter, const ElaConfig& config, const Spans& spans) {
-  ELA_RUN_HOST(ElaBackward, q, dq, dk, dv, dy, q, k, v, y, lse, before, after, gbefore, gafter,
-               config, spans);
+  ELA_RUN(ElaBackward, q, dq, dk, dv, dy, q, k, v, y, lse, before, after, gbefore, gafter, config,
+          spans);
 }
 
 ELA_BACKENDS(ElaDecode)
 void ElaDecode(const Context& ctx, Tensor y, Tensor state, Tensor q, Tensor k, Tensor v,
                const ElaConfig& config) {
-  ELA_RUN_HOST(ElaDecode, q, y, state, q, k, v, config);
+  ELA_RUN(ElaDecode, q, y, state, q, k, v, config);
 }
 
 ELA_BACKENDS(EmbeddingForward)

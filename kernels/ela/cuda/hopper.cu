@@ -1,0 +1,180 @@
+// Plans and launches the Hopper scans: one pass where the items fill the card, else states of the
+// segments, their fold, and the pass from each segment's prefix.
+#include "kernels/ela/cuda/hopper.h"
+#include "kernels/ela/cuda/hopper_launch.h"
+#include "kernels/ela/cuda/slow_path.h"
+
+namespace ela::kernels::cuda {
+namespace {
+
+__device__ unsigned long long slow_path_chunks;
+
+unsigned long long* SlowPathCounter() {
+  void* address = nullptr;
+  ELA_CUDA_CHECK(cudaGetSymbolAddress(&address, slow_path_chunks));
+  return static_cast<unsigned long long*>(address);
+}
+
+/// The driver's encoder, without linking to the driver.
+auto TensorMapEncoder() {
+  void* function = nullptr;
+  cudaDriverEntryPointQueryResult result = cudaDriverEntryPointSymbolNotFound;
+  ELA_CUDA_CHECK(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
+                                                  cudaEnableDefault, &result));
+  ELA_CHECK(result == cudaDriverEntryPointSuccess, "the driver has no cuTensorMapEncodeTiled");
+  return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
+}
+
+/// x [T, H, D] as a matrix of rows, from which panels of 64 x 64 are loaded.
+CUtensorMap MapOf(const Tensor& x) {
+  static const auto encode = TensorMapEncoder();
+  CUtensorMap map;
+  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(x.row_numel()),
+                               static_cast<cuuint64_t>(x.dim(0))};
+  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(x.stride()) * sizeof(uint16_t)};
+  const cuuint32_t box[2] = {64, hopper::kTileRows}, steps[2] = {1, 1};
+  const CUresult result =
+      encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, x.data(), sizes, strides, box, steps,
+             CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  ELA_CHECK(result == CUDA_SUCCESS, "cuTensorMapEncodeTiled: %d", static_cast<int>(result));
+  return map;
+}
+
+int PanelsOf(const ElaConfig& config) { return static_cast<int>(config.head_dim / 64); }
+
+hopper::WalkArgs WalkOf(const DevicePlan& plan, float* states, const ElaConfig& config) {
+  hopper::WalkArgs walk;
+  walk.plan = plan;
+  walk.layout = LayoutOf(config);
+  walk.states = states;
+  walk.edge_states = nullptr;
+  walk.slow_chunks = SlowPathCounter();
+  walk.heads = static_cast<int>(config.num_heads);
+  return walk;
+}
+
+struct Scan {
+  DevicePlan plan;
+  float* states = nullptr;
+};
+
+Scan PlanScans(const Context& ctx, const ElaConfig& config, const Spans& spans) {
+  ScanShape shape;
+  shape.num_heads = config.num_heads;
+  shape.target_blocks = HopperBlocks(ctx, config);
+  shape.chunk = hopper::kTileRows;
+  shape.every_span_a_chain = !config.causal;
+  const ScanPlan plan = PlanScan(spans, {}, shape);
+  Scan scan;
+  scan.plan = Upload(ctx, plan, spans, config);
+  scan.states = TakeScratch<float>(ctx, plan.num_slots * config.num_heads * LayoutOf(config).size);
+  return scan;
+}
+
+/// Phase 1: each slot becomes its prefix (causal) or its chain's total.
+void PrepareStates(const Context& ctx, HopperStates op, const Scan& scan, const ElaConfig& config,
+                   const float* before, const float* after) {
+  if (scan.plan.num_chains == 0) return;
+  op.prefixes = config.causal;
+  RunHopperStates(ctx, op, scan.plan, scan.states, config);
+  FoldRequest fold;
+  fold.states = scan.states;
+  fold.before = before;
+  fold.after = after;
+  fold.reverse = op.lse != nullptr;
+  fold.exclusive = config.causal;
+  FoldChains(ctx, scan.plan, config, fold);
+}
+
+}  // namespace
+
+bool HopperApplies(const Context& ctx, const ElaConfig& config,
+                   std::initializer_list<Tensor> tensors) {
+  if (!IsExp(config.kernel) || config.head_dim != config.value_dim) return false;
+  if (config.head_dim != 64 && config.head_dim != 128) return false;
+  int device = 0, major = 0;
+  ELA_CUDA_CHECK(cudaGetDevice(&device));
+  ELA_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  if (major != 9) return false;
+  for (const Tensor& x : tensors) {
+    const bool aligned = reinterpret_cast<uintptr_t>(x.data()) % 16 == 0 && x.stride() % 8 == 0;
+    if (x.dtype() != DType::kBf16 || !aligned || x.dim(0) > INT32_MAX - 64) return false;
+  }
+  return true;
+}
+
+int64_t HopperBlocks(const Context& ctx, const ElaConfig& config) {
+  return int64_t{NumMultiprocessors(ctx)} * (3 - PanelsOf(config));
+}
+
+void RunHopperStates(const Context& ctx, const HopperStates& op, const DevicePlan& plan,
+                     float* states, const ElaConfig& config) {
+  hopper::StatesArgs args;
+  args.walk = WalkOf(plan, states, config);
+  args.keys = MapOf(op.keys);
+  args.values = MapOf(op.values);
+  args.lse = op.lse;
+  args.minus_delta = op.minus_delta;
+  args.prefixes = op.prefixes;
+  hopper::LaunchStates(StreamOf(ctx), PanelsOf(config), args, op.lse != nullptr);
+}
+
+void RunHopperForward(const Context& ctx, const HopperForward& op, const ElaConfig& config,
+                      const Spans& spans) {
+  const ArenaScope scope(ctx.scratch);
+  const Scan scan = PlanScans(ctx, config, spans);
+  HopperStates states;
+  states.keys = op.k;
+  states.values = op.v;
+  PrepareStates(ctx, states, scan, config, op.before, op.after);
+  hopper::ForwardArgs args;
+  args.walk = WalkOf(scan.plan, scan.states, config);
+  args.walk.edge_states = op.before;
+  args.q = MapOf(op.q), args.k = MapOf(op.k), args.v = MapOf(op.v);
+  args.y = op.y.data();
+  args.y_stride = op.y.stride();
+  args.lse = op.lse.as<float>();
+  hopper::LaunchForward(StreamOf(ctx), PanelsOf(config), args, config.causal);
+}
+
+void RunHopperBackward(const Context& ctx, const HopperBackward& op, const ElaConfig& config,
+                       const Spans& spans) {
+  const ArenaScope scope(ctx.scratch);
+  const Scan scan = PlanScans(ctx, config, spans);
+  const int panels = PanelsOf(config);
+  auto* minus_delta = TakeScratch<float>(ctx, spans.begin.back() * config.num_heads);
+  HopperStates states;
+  states.keys = op.k;
+  states.values = op.v;
+  PrepareStates(ctx, states, scan, config, op.before, op.after);
+  hopper::BackwardArgs args;
+  args.walk = WalkOf(scan.plan, scan.states, config);
+  args.walk.edge_states = op.before;
+  args.q = MapOf(op.q), args.k = MapOf(op.k), args.v = MapOf(op.v), args.dy = MapOf(op.dy);
+  args.dq = op.dq.data(), args.dk = op.dk.data(), args.dv = op.dv.data();
+  args.dq_stride = op.dq.stride(), args.dk_stride = op.dk.stride();
+  args.dv_stride = op.dv.stride();
+  args.lse = op.lse;
+  args.minus_delta = minus_delta;
+  hopper::LaunchQueryGradient(StreamOf(ctx), panels, args, config.causal);
+  states.keys = op.q;
+  states.values = op.dy;
+  states.lse = op.lse;
+  states.minus_delta = minus_delta;
+  PrepareStates(ctx, states, scan, config, op.gafter, op.gbefore);
+  args.walk.edge_states = op.gafter;
+  hopper::LaunchKeyGradients(StreamOf(ctx), panels, args, config.causal);
+}
+
+void CollectSlowPathChunks(const Context& ctx) {
+  unsigned long long* counter = SlowPathCounter();
+  unsigned long long count = 0;
+  ELA_CUDA_CHECK(
+      cudaMemcpyAsync(&count, counter, sizeof count, cudaMemcpyDeviceToHost, StreamOf(ctx)));
+  ELA_CUDA_CHECK(cudaMemsetAsync(counter, 0, sizeof count, StreamOf(ctx)));
+  ELA_CUDA_CHECK(cudaStreamSynchronize(StreamOf(ctx)));
+  ctx.counters->slow_path_chunks += static_cast<int64_t>(count);
+}
+
+}  // namespace ela::kernels::cuda

@@ -1,0 +1,264 @@
+// Bidirectional read-outs, hadamard_exp, on Hopper: each row of an item from the total of its
+// chain.
+//
+// Each warpgroup computes 64 columns of the outputs.
+#include "kernels/ela/cuda/hopper_gradient.cuh"
+
+namespace ela::kernels::cuda::hopper {
+namespace {
+
+#ifdef ELA_HOPPER_CODE
+
+/// Divides by the normaliser, writes the window's rows of y and, from the first warpgroup, lse.
+__device__ void FinishForward(const ForwardArgs& p, const Place& at, int head, int64_t row0,
+                              const Window& window, const float (&top)[2],
+                              const float (&quad_den)[2], int head_dim, float (&o)[32]) {
+  float inverse[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    float den = quad_den[i] + __shfl_xor_sync(0xffffffffu, quad_den[i], 1);
+    den += __shfl_xor_sync(0xffffffffu, den, 2);
+    inverse[i] = 1.0f / den;
+    const int row = at.row + 8 * i;
+    if (at.warpgroup == 0 && at.t == 0 && window.Holds(row)) {
+      p.lse[(row0 + row) * p.walk.heads + head] = (top[i] + __log2f(den)) * kLn2;
+    }
+  }
+  ScaleRows(inverse[0], inverse[1], o);
+  WriteAccumulator(
+      at, window,
+      static_cast<__nv_bfloat16*>(p.y) + row0 * p.y_stride + head * head_dim + 64 * at.warpgroup,
+      p.y_stride, o);
+}
+
+/// g = b (g + t) for this warpgroup's features.
+template <int kPanels>
+__device__ void FinishOwnKeys(const Place& at, const float* norm,
+                              const uint32_t (&b)[4 * kPanels][4], float (&g)[32]) {
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+    const float2 t = *reinterpret_cast<const float2*>(norm + 64 * at.warpgroup + 8 * j + 2 * at.t);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      uint32_t pair = b[j / 2][j % 2 * 2 + i];
+      if constexpr (kPanels > 1) {
+        if (at.warpgroup == 1) pair = b[4 + j / 2][j % 2 * 2 + i];
+      }
+      const float2 weight = Unpack(pair);
+      float* gi = g + 4 * j + 2 * i;
+      gi[0] = weight.x * (gi[0] + t.x);
+      gi[1] = weight.y * (gi[1] + t.y);
+    }
+  }
+}
+
+#endif  // ELA_HOPPER_CODE
+
+/// y and lse: reads q (4 D + 4 bytes a row).
+template <int kPanels>
+__global__ void __launch_bounds__(128 * kPanels, 4 / kPanels)
+    ForwardRead(const __grid_constant__ ForwardArgs p) {
+#ifdef ELA_HOPPER_CODE
+  extern __shared__ unsigned char memory[];
+  const Memory<kPanels, 1> mem(memory);
+  const Place at;
+  const int head = static_cast<int>(blockIdx.y);
+  const DeviceItem item = p.walk.plan.items[blockIdx.x];
+  const CUtensorMap* const maps[1] = {&p.q};
+  mem.Start();
+  Walk next(p.walk.plan, item, false);
+  bool more = next.Next<false>();
+  if (more && threadIdx.x == 0) mem.Load(0, maps, head, next.row);
+  const uint32_t copy = mem.StateCopy(at.warpgroup);
+  const Gauges gauges = mem.BlockGauges();
+  {
+    const float* total =
+        p.walk.states +
+        (static_cast<int64_t>(item.first_slot) * p.walk.heads + head) * p.walk.layout.size;
+    LoadGauges<kPanels>(total, p.walk.layout, gauges);
+    float s[kPanels][32];
+    LoadState<kPanels>(total, p.walk.layout, 64 * at.warpgroup, at, s);
+#pragma unroll
+    for (int i = 0; i < kPanels; ++i) StorePanel(copy + i * kPanelBytes, at.row, s[i]);
+    FenceProxy();
+  }
+  for (int chunk = 0; more; ++chunk) {
+    const Walk now = next;
+    const int stage = chunk % 2;
+    more = next.Next<false>();
+    mem.Wait(chunk);
+    __syncthreads();
+    if (more && threadIdx.x == 0) mem.Load(1 - stage, maps, head, next.row);
+    Queries<kPanels> queries;
+    queries.Weigh(SharedAddress(mem.Tile(stage, 0)), gauges, at.warp);
+    float o[32];
+    WgmmaFence();
+#pragma unroll
+    for (int k = 0; k < 4 * kPanels; ++k) {
+      WgmmaRegisters<true>(o, queries.a[k], MnMajor(copy, k), k > 0);
+    }
+    WgmmaCommit();
+    WgmmaWait<0>();
+    FinishForward(p, at, head, now.row, {0, now.count}, queries.top, queries.den, 64 * kPanels, o);
+  }
+#endif
+}
+
+/// dq and -delta: reads q, dy, writes dq (6 D + 8 bytes a row).
+template <int kPanels>
+__global__ void __launch_bounds__(128 * kPanels, 3 - kPanels)
+    QueryRead(const __grid_constant__ BackwardArgs p) {
+#ifdef ELA_HOPPER_CODE
+  extern __shared__ unsigned char memory[];
+  const Memory<kPanels, 2> mem(memory);
+  const Place at;
+  const int head = static_cast<int>(blockIdx.y);
+  const DeviceItem item = p.walk.plan.items[blockIdx.x];
+  const CUtensorMap* const maps[2] = {&p.q, &p.dy};
+  mem.Start();
+  Walk next(p.walk.plan, item, false);
+  bool more = next.Next<false>();
+  if (more && threadIdx.x == 0) mem.Load(0, maps, head, next.row);
+  const uint32_t copy = mem.StateCopy(at.warpgroup);
+  const Gauges gauges = mem.BlockGauges();
+  const float* total =
+      p.walk.states +
+      (static_cast<int64_t>(item.first_slot) * p.walk.heads + head) * p.walk.layout.size;
+  LoadGauges<kPanels>(total, p.walk.layout, gauges);
+#pragma unroll
+  for (int i = 0; i < kPanels; ++i) {
+    float s[32];
+    LoadStateTile(total, p.walk.layout, 64 * at.warpgroup, 64 * i, at.warp, s);
+    StorePanel(copy + i * kPanelBytes, at.row, s);
+  }
+  FenceProxy();
+  for (int chunk = 0; more; ++chunk) {
+    const Walk now = next;
+    const int stage = chunk % 2;
+    const Window window{0, now.count};
+    more = next.Next<false>();
+    mem.Wait(chunk);
+    __syncthreads();
+    if (more && threadIdx.x == 0) mem.Load(1 - stage, maps, head, next.row);
+    float g[32], h[32] = {};
+    const uint32_t dy = SharedAddress(mem.Tile(stage, 1));
+    WgmmaFence();
+#pragma unroll
+    for (int k = 0; k < 4 * kPanels; ++k) {
+      WgmmaShared<false, false>(g, KMajor(dy, k), KMajor(copy, k), k > 0);
+    }
+    WgmmaCommit();
+    WgmmaWait<0>();
+    float exponent[2];
+    QueryExponents(p, at, head, now.row, window, 0.0f, exponent);
+    FinishQuery<kPanels>(p, at, head, now.row, window, at.warpgroup, exponent,
+                         SharedAddress(mem.Tile(stage, 0)), gauges, mem.RowValues(0), g, h);
+    WriteAccumulator(at, window,
+                     static_cast<__nv_bfloat16*>(p.dq) + now.row * p.dq_stride +
+                         head * 64 * kPanels + 64 * at.warpgroup,
+                     p.dq_stride, g);
+  }
+#endif
+}
+
+/// dk and dv: reads k, v, writes both (8 D bytes a row).
+template <int kPanels>
+__global__ void __launch_bounds__(128 * kPanels, 3 - kPanels)
+    KeyRead(const __grid_constant__ BackwardArgs p) {
+#ifdef ELA_HOPPER_CODE
+  extern __shared__ unsigned char memory[];
+  const Memory<kPanels, 2> mem(memory);
+  constexpr int kTile = Memory<kPanels, 2>::kTile;
+  const Place at;
+  const int head = static_cast<int>(blockIdx.y);
+  const DeviceItem item = p.walk.plan.items[blockIdx.x];
+  const CUtensorMap* const maps[2] = {&p.k, &p.v};
+  mem.Start();
+  Walk next(p.walk.plan, item, false);
+  bool more = next.Next<false>();
+  if (more && threadIdx.x == 0) mem.Load(0, maps, head, next.row);
+  const uint32_t copy = mem.StateCopy(0);
+  const uint32_t own_rows = static_cast<uint32_t>(at.warpgroup * kPanelBytes);
+  const Gauges gauges = mem.BlockGauges();
+  const float* total =
+      p.walk.states +
+      (static_cast<int64_t>(item.first_slot) * p.walk.heads + head) * p.walk.layout.size;
+  LoadGauges<kPanels>(total, p.walk.layout, gauges);
+#pragma unroll
+  for (int i = 0; i < kPanels; ++i) {
+    float s[32];
+    LoadStateTile(total, p.walk.layout, 64 * at.warpgroup, 64 * i, at.warp, s);
+    StorePanel(copy + i * kTile + own_rows, at.row, s);
+  }
+  FenceProxy();
+  for (int chunk = 0; more; ++chunk) {
+    const Walk now = next;
+    const int stage = chunk % 2;
+    const Window window{0, now.count};
+    more = next.Next<false>();
+    mem.Wait(chunk);
+    __syncthreads();
+    if (more && threadIdx.x == 0) mem.Load(1 - stage, maps, head, next.row);
+    const uint32_t values = SharedAddress(mem.Tile(stage, 1));
+    uint32_t b[4 * kPanels][4];
+    const float exponent[2] = {0.0f, 0.0f};
+    WeighReaders<kPanels>(SharedAddress(mem.Tile(stage, 0)), gauges.r, exponent, at.warp, b);
+    float dk[32], dv[32];
+    WgmmaFence();
+#pragma unroll
+    for (int k = 0; k < 4 * kPanels; ++k) {
+      WgmmaShared<false, false>(
+          dk, KMajor(values, k),
+          Operand(copy + own_rows + static_cast<uint32_t>(k / 4 * kTile + k % 4 * 32)), k > 0);
+    }
+#pragma unroll
+    for (int k = 0; k < 4 * kPanels; ++k) {
+      WgmmaRegisters<true>(dv, b[k], MnMajor(copy + static_cast<uint32_t>(at.warpgroup * kTile), k),
+                           k > 0);
+    }
+    WgmmaCommit();
+    WgmmaWait<0>();
+    FinishOwnKeys<kPanels>(at, gauges.norm, b, dk);
+    const int64_t column = head * 64 * kPanels + 64 * at.warpgroup;
+    WriteAccumulator(at, window, static_cast<__nv_bfloat16*>(p.dk) + now.row * p.dk_stride + column,
+                     p.dk_stride, dk);
+    WriteAccumulator(at, window, static_cast<__nv_bfloat16*>(p.dv) + now.row * p.dv_stride + column,
+                     p.dv_stride, dv);
+  }
+#endif
+}
+
+template <int kPanels, int kTiles, class Args>
+void LaunchRead(cudaStream_t stream, void (*kernel)(Args), const Args& p) {
+  const dim3 grid(static_cast<unsigned>(p.walk.plan.num_items),
+                  static_cast<unsigned>(p.walk.heads));
+  Launch(kernel, grid, 128 * kPanels, MemorySize<kPanels, kTiles>::kBytes, stream, p);
+}
+
+}  // namespace
+
+void LaunchForwardRead(cudaStream_t stream, int panels, const ForwardArgs& p) {
+  if (panels == 1) {
+    LaunchRead<1, 1>(stream, ForwardRead<1>, p);
+  } else {
+    LaunchRead<2, 1>(stream, ForwardRead<2>, p);
+  }
+}
+
+void LaunchQueryRead(cudaStream_t stream, int panels, const BackwardArgs& p) {
+  if (panels == 1) {
+    LaunchRead<1, 2>(stream, QueryRead<1>, p);
+  } else {
+    LaunchRead<2, 2>(stream, QueryRead<2>, p);
+  }
+}
+
+void LaunchKeyRead(cudaStream_t stream, int panels, const BackwardArgs& p) {
+  if (panels == 1) {
+    LaunchRead<1, 2>(stream, KeyRead<1>, p);
+  } else {
+    LaunchRead<2, 2>(stream, KeyRead<2>, p);
+  }
+}
+
+}  // namespace ela::kernels::cuda::hopper
