@@ -1,0 +1,238 @@
+// Exact linear attention on the device at the shapes of the project's table of goals: time, the
+// share of the floor (each input read once and each output written once, at copy speed), the goal.
+//
+// Median of 20 timed runs after 3 of warm-up, device events, random data that no cache holds.
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kernels/device.h"
+#include "kernels/ela/cuda/slow_path.h"
+#include "kernels/ela/ela.h"
+
+namespace ela::kernels::cuda {
+
+decltype(::ela::kernels::ElaForward) ElaForward;
+decltype(::ela::kernels::ElaBackward) ElaBackward;
+decltype(::ela::kernels::ElaDecode) ElaDecode;
+decltype(::ela::kernels::ElaStateIdentity) ElaStateIdentity;
+
+namespace {
+
+constexpr int kRuns = 20;
+
+void Check(cudaError_t error) {
+  if (error == cudaSuccess) return;
+  std::fprintf(stderr, "CUDA: %s\n", cudaGetErrorString(error));
+  std::exit(1);
+}
+
+/// About N(0, 1): the sum of 4 uniform numbers, from a hash of the index.
+__global__ void FillNormal(__nv_bfloat16* x, int64_t n, uint32_t seed) {
+  for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < n;
+       i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
+    uint64_t h = (static_cast<uint64_t>(i) + 1) * 0x9E3779B97F4A7C15ull + seed;
+    h = (h ^ (h >> 31)) * 0xBF58476D1CE4E5B9ull;
+    h ^= h >> 29;
+    float sum = -2.0f;
+    for (int j = 0; j < 4; ++j) sum += static_cast<float>((h >> (16 * j)) & 0xffff) / 65536.0f;
+    x[i] = __float2bfloat16(sum * 1.7320508f);
+  }
+}
+
+struct Memory {
+  void* data = nullptr;
+  explicit Memory(size_t bytes) { Check(cudaMalloc(&data, bytes)); }
+  ~Memory() { (void)cudaFree(data); }
+  Memory(Memory&& other) noexcept : data(std::exchange(other.data, nullptr)) {}
+};
+
+class Bench {
+ public:
+  Bench() {
+    auto device = CudaDevice::Open(0);
+    if (!device.ok()) {
+      std::printf("%s\n", device.status().ToString().c_str());
+      return;
+    }
+    device_ = *std::move(device);
+    arena_.Reserve(size_t{1} << 30, Backend::kCuda);
+    ctx_.backend = Backend::kCuda;
+    ctx_.device = device_.get();
+    ctx_.stream = device_->stream();
+    ctx_.scratch = &arena_;
+    ctx_.counters = &counters_;
+    stream_ = static_cast<cudaStream_t>(ctx_.stream);
+  }
+  bool ok() const { return device_ != nullptr; }
+  const Context& ctx() const { return ctx_; }
+  size_t scratch_bytes() const { return arena_.peak_bytes(); }
+
+  double MedianSeconds(const std::function<void()>& work) {
+    cudaEvent_t begin, end;
+    Check(cudaEventCreate(&begin));
+    Check(cudaEventCreate(&end));
+    std::vector<float> times;
+    for (int run = -3; run < kRuns; ++run) {
+      Check(cudaEventRecord(begin, stream_));
+      work();
+      Check(cudaEventRecord(end, stream_));
+      Check(cudaEventSynchronize(end));
+      float ms = 0;
+      Check(cudaEventElapsedTime(&ms, begin, end));
+      if (run >= 0) times.push_back(ms);
+    }
+    Check(cudaEventDestroy(begin));
+    Check(cudaEventDestroy(end));
+    std::nth_element(times.begin(), times.begin() + kRuns / 2, times.end());
+    return times[kRuns / 2] * 1e-3;
+  }
+
+  /// Bytes a second, read and written.
+  double CopySpeed() {
+    const size_t bytes = size_t{2} << 30;
+    const Memory from(bytes), to(bytes);
+    const double seconds = MedianSeconds([&] {
+      Check(cudaMemcpyAsync(to.data, from.data, bytes, cudaMemcpyDeviceToDevice, stream_));
+    });
+    return 2.0 * static_cast<double>(bytes) / seconds;
+  }
+
+  Tensor Random(std::vector<Memory>* memory, int64_t rows, int64_t heads, int64_t dim) {
+    memory->emplace_back(static_cast<size_t>(rows * heads * dim) * 2);
+    auto* data = static_cast<__nv_bfloat16*>(memory->back().data);
+    FillNormal<<<1024, 256, 0, stream_>>>(data, rows * heads * dim, seed_++);
+    Check(cudaGetLastError());
+    return Tensor(data, DType::kBf16, {rows, heads, dim});
+  }
+  Tensor Floats(std::vector<Memory>* memory, int64_t rows, int64_t columns) {
+    memory->emplace_back(static_cast<size_t>(rows * columns) * 4);
+    return Tensor(memory->back().data, DType::kF32, {rows, columns});
+  }
+
+ private:
+  std::unique_ptr<CudaDevice> device_;
+  Arena arena_;
+  Counters counters_;
+  Context ctx_;
+  cudaStream_t stream_ = nullptr;
+  uint32_t seed_ = 1;
+};
+
+struct Row {
+  const char* name;
+  int64_t sequences, length, heads, dim;
+  bool causal = true, decay = false, backward = true;
+  int64_t document = 0;  // rows of a packed document; 0: the sequence
+  double forward_goal = 0.69, backward_goal = 0.62;
+};
+
+void Run(Bench* bench, const Row& row, double copy) {
+  const int64_t rows = row.sequences * row.length;
+  ElaConfig config;
+  config.num_heads = row.heads;
+  config.head_dim = config.value_dim = row.dim;
+  config.causal = row.causal;
+  for (int64_t h = 0; row.decay && h < row.heads; ++h) {
+    const double x = 2.0 + 7.0 * static_cast<double>(h) / (static_cast<double>(row.heads) - 1.0);
+    config.log_decay.push_back(std::log1p(-std::exp2(-x)));
+  }
+  Spans spans;
+  const int64_t document = row.document == 0 ? row.length : row.document;
+  for (int64_t at = 0; at < rows; at += document) {
+    spans.begin.push_back(at);
+    spans.sequence.push_back(static_cast<int32_t>(at / row.length));
+  }
+  spans.begin.push_back(rows);
+  std::vector<Memory> memory;
+  const Tensor q = bench->Random(&memory, rows, row.heads, row.dim);
+  const Tensor k = bench->Random(&memory, rows, row.heads, row.dim);
+  const Tensor v = bench->Random(&memory, rows, row.heads, row.dim);
+  const Tensor y = bench->Random(&memory, rows, row.heads, row.dim);
+  const Tensor lse = bench->Floats(&memory, rows, row.heads);
+  const double forward = bench->MedianSeconds(
+      [&] { cuda::ElaForward(bench->ctx(), y, lse, q, k, v, Tensor(), Tensor(), config, spans); });
+  const auto units = static_cast<double>(rows * row.heads), d = static_cast<double>(row.dim);
+  const double floor = units * (8 * d + 4) / copy;
+  std::printf("%-34s %9.3f ms %5.1f%% (%.0f%%)", row.name, forward * 1e3, 100 * floor / forward,
+              100 * row.forward_goal);
+  if (row.backward) {
+    const Tensor dy = bench->Random(&memory, rows, row.heads, row.dim);
+    const Tensor dq = bench->Random(&memory, rows, row.heads, row.dim);
+    const Tensor dk = bench->Random(&memory, rows, row.heads, row.dim);
+    const Tensor dv = bench->Random(&memory, rows, row.heads, row.dim);
+    const Tensor none;
+    const double backward = bench->MedianSeconds([&] {
+      cuda::ElaBackward(bench->ctx(), dq, dk, dv, dy, q, k, v, y, lse, none, none, none, none,
+                        config, spans);
+    });
+    std::printf(" %10.3f ms %5.1f%% (%.0f%%)", backward * 1e3,
+                100 * units * (22 * d + 16) / copy / backward, 100 * row.backward_goal);
+  }
+  std::printf("\n");
+}
+
+void RunDecode(Bench* bench, int64_t batch, int64_t heads, int64_t dim, double copy) {
+  ElaConfig config;
+  config.num_heads = heads;
+  config.head_dim = config.value_dim = dim;
+  std::vector<Memory> memory;
+  const Tensor q = bench->Random(&memory, batch, heads, dim);
+  const Tensor k = bench->Random(&memory, batch, heads, dim);
+  const Tensor v = bench->Random(&memory, batch, heads, dim);
+  const Tensor y = bench->Random(&memory, batch, heads, dim);
+  const Tensor state = bench->Floats(&memory, batch, ElaStateSize(config));
+  cuda::ElaStateIdentity(bench->ctx(), state, config);
+  const double seconds =
+      bench->MedianSeconds([&] { cuda::ElaDecode(bench->ctx(), y, state, q, k, v, config); });
+  const double bytes = 2.0 * 4 * static_cast<double>(batch * ElaStateSize(config));
+  std::printf("decode, batch %lld, H %lld, D %lld: %.3f ms, state bytes at %.1f%% of copy (80%%)\n",
+              static_cast<long long>(batch), static_cast<long long>(heads),
+              static_cast<long long>(dim), seconds * 1e3, 100 * bytes / seconds / copy);
+}
+
+int Main(int argc, char** argv) {
+  const bool quick = argc > 1 && std::string(argv[1]) == "--quick";
+  Bench bench;
+  if (!bench.ok()) return 0;
+  cudaDeviceProp card;
+  Check(cudaGetDeviceProperties(&card, 0));
+  const double copy = bench.CopySpeed();
+  std::printf("%s, %d multiprocessors; copy %.0f GB/s (read + written)\n", card.name,
+              card.multiProcessorCount, copy * 1e-9);
+  std::printf("%-34s forward (8D+4 bytes a row and head), backward (22D+16); share (goal)\n", "");
+  std::vector<Row> rows = {
+      {"B8 L4096 H16 D128", 8, 4096, 16, 128},
+      {"B8 L4096 H32 D64", 8, 4096, 32, 64},
+      {"B8 L4096 H16 D128 decay", 8, 4096, 16, 128, true, true},
+      {"B8 L4096 H16 D128 documents of 512", 8, 4096, 16, 128, true, false, true, 512},
+      {"B8 L4096 H16 D128 bidirectional", 8, 4096, 16, 128, false, false, true, 0, 0.77},
+      {"B1 L32768 H16 D128", 1, 32768, 16, 128},
+  };
+  const std::vector<Row> more = {
+      {"B1 L262144 H16 D128", 1, 262144, 16, 128},
+      {"B1 L1048576 H32 D128", 1, 1048576, 32, 128, true, false, false},
+      {"B1 L1048576 H32 D64", 1, 1048576, 32, 64, true, false, false},
+      {"B1 L8388608 H4 D64", 1, 8388608, 4, 64, true, false, false},
+  };
+  if (!quick) rows.insert(rows.end(), more.begin(), more.end());
+  for (const Row& row : rows) Run(&bench, row, copy);
+  RunDecode(&bench, 256, 16, 128, copy);
+  RunDecode(&bench, 256, 32, 64, copy);
+  std::printf("scratch at most %.1f MB\n", static_cast<double>(bench.scratch_bytes()) * 1e-6);
+  return 0;
+}
+
+}  // namespace
+}  // namespace ela::kernels::cuda
+
+int main(int argc, char** argv) { return ela::kernels::cuda::Main(argc, argv); }
