@@ -1,5 +1,5 @@
 // One attention problem on several ranks: each runs its rows with the states that the others
-// export, folded as the trainer does.
+// export, folded in a balanced tree over the ranks.
 #pragma once
 
 #include <algorithm>
