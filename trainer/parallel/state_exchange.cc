@@ -11,31 +11,75 @@ using kernels::Tensor;
 
 namespace {
 
-bool Any(const std::vector<uint8_t>& take) {
-  return std::any_of(take.begin(), take.end(), [](uint8_t t) { return t != 0; });
-}
+/// The exports of all ranks as the leaves of a balanced tree. States count from the first rank on,
+/// gradient states from the last. Sums replace the leaf that they begin with.
+class RankTree {
+ public:
+  RankTree(const kernels::Context& ctx, const Tensor& gathered, int64_t first_row,
+           int64_t sequences, const kernels::ElaConfig& config,
+           const std::vector<std::vector<uint8_t>>& take, StateKind kind)
+      : ctx_(ctx),
+        all_(gathered.View({gathered.dim(0) * gathered.dim(1), gathered.dim(2)})),
+        rows_(gathered.dim(1)),
+        first_row_(first_row),
+        sequences_(sequences),
+        config_(config),
+        take_(take),
+        reverse_(kind == StateKind::kGradState) {}
 
-/// acc [B, S] (+) rows [first_row, first_row + B) of rank r's export.
-void FoldRank(const kernels::Context& ctx, const Tensor& acc, const Tensor& gathered,
-              int64_t first_row, const kernels::ElaConfig& config, int rank,
-              const std::vector<uint8_t>& take, StateKind kind) {
-  if (!Any(take)) return;
-  const int64_t rows = gathered.dim(1), b = acc.dim(0);
-  const Tensor all = gathered.View({gathered.dim(0) * rows, gathered.dim(2)});
-  const int64_t at = rank * rows + first_row;
-  kernels::ElaFold(ctx, acc, all.Rows(at, at + b), config, take, kind == StateKind::kGradState);
-}
-
-/// Folds the exports of ranks [begin, end): states ascending, gradient states descending.
-void FoldRanks(const kernels::Context& ctx, const Tensor& acc, const Tensor& gathered,
-               int64_t first_row, const kernels::ElaConfig& config, int begin, int end,
-               const std::vector<std::vector<uint8_t>>& take, StateKind kind) {
-  kernels::ElaStateIdentity(ctx, acc, config);
-  for (int i = begin; i < end; ++i) {
-    const int rank = kind == StateKind::kState ? i : end - 1 - (i - begin);
-    FoldRank(ctx, acc, gathered, first_row, config, rank, take[static_cast<size_t>(rank)], kind);
+  /// acc = the fold of the taken leaves before (or after) leaf `shard`: of the subtrees beside the
+  /// path from the root to it, largest first.
+  void FoldBeside(const Tensor& acc, int shard, bool before) {
+    kernels::ElaStateIdentity(ctx_, acc, config_);
+    int low = 0, high = static_cast<int>(take_.size());
+    while (high - low > 1) {
+      const int middle = Middle(low, high);
+      const bool left = shard < middle;
+      if (left != before) {
+        const int begin = left ? middle : low, end = left ? high : middle;
+        if (AnyTaken(begin, end)) Fold(acc, Sum(begin, end));
+      }
+      (left ? high : low) = middle;
+    }
   }
-}
+
+ private:
+  static int Middle(int low, int high) { return (low + high + 1) / 2; }
+
+  bool AnyTaken(int begin, int end) const {
+    return std::any_of(take_.begin() + begin, take_.begin() + end, [](const auto& rank) {
+      return std::any_of(rank.begin(), rank.end(), [](uint8_t t) { return t != 0; });
+    });
+  }
+
+  void Fold(const Tensor& acc, const Tensor& later) const {
+    kernels::ElaFold(ctx_, acc, later, config_, {}, reverse_);
+  }
+
+  Tensor Sum(int low, int high) const {
+    if (high - low == 1) return Leaf(low);
+    const int middle = Middle(low, high);
+    const Tensor left = Sum(low, middle), right = Sum(middle, high);
+    Fold(reverse_ ? right : left, reverse_ ? left : right);
+    return reverse_ ? right : left;
+  }
+
+  Tensor Leaf(int rank) const {
+    const int64_t at = rank * rows_ + first_row_;
+    for (int64_t b = 0; b < sequences_; ++b) {
+      if (take_[static_cast<size_t>(rank)][static_cast<size_t>(b)] != 0) continue;
+      kernels::ElaStateIdentity(ctx_, all_.Rows(at + b, at + b + 1), config_);
+    }
+    return all_.Rows(at, at + sequences_);
+  }
+
+  const kernels::Context& ctx_;
+  Tensor all_;  // [P edges B, S]
+  int64_t rows_, first_row_, sequences_;
+  const kernels::ElaConfig& config_;
+  const std::vector<std::vector<uint8_t>>& take_;
+  bool reverse_;
+};
 
 }  // namespace
 
@@ -58,14 +102,15 @@ absl::Status StateExchange::Wait() {
 
 void FoldBefore(const kernels::Context& ctx, Tensor before, Tensor gathered,
                 const kernels::ElaConfig& config, const FoldPlan& plan, StateKind kind) {
-  const int64_t last_edge = gathered.dim(1) - before.dim(0);
-  FoldRanks(ctx, before, gathered, last_edge, config, 0, plan.shard, plan.before, kind);
+  const int64_t b = before.dim(0), last_edge = gathered.dim(1) - b;
+  RankTree(ctx, gathered, last_edge, b, config, plan.before, kind)
+      .FoldBeside(before, plan.shard, /*before=*/true);
 }
 
 void FoldAfter(const kernels::Context& ctx, Tensor after, Tensor gathered,
                const kernels::ElaConfig& config, const FoldPlan& plan, StateKind kind) {
-  FoldRanks(ctx, after, gathered, /*first_row=*/0, config, plan.shard + 1, plan.shards, plan.after,
-            kind);
+  RankTree(ctx, gathered, /*first_row=*/0, after.dim(0), config, plan.after, kind)
+      .FoldBeside(after, plan.shard, /*before=*/false);
 }
 
 }  // namespace ela::trainer

@@ -2,11 +2,15 @@
 // and 5).
 //
 // Forward, causal: every rank exports the state of its *last* span of each sequence; `before` of a
-// rank is the fold, in ascending order, of what the ranks before it export, as far as they share
-// the document of its first row. Backward, causal: every rank exports the gradient state of its
-// *first* span; `after` is the fold, in descending order (kernels::ElaFold with reverse), of the
-// ranks after it that share the document of its last row. Bidirectional: both edges are exported in
-// one payload, and both folds are wanted, forward and backward.
+// rank is the fold of what the ranks before it export, as far as they share the document of its
+// first row. Backward, causal: every rank exports the gradient state of its *first* span; `after`
+// is the fold (kernels::ElaFold with reverse) of the ranks after it that share the document of its
+// last row. Bidirectional: both edges are exported in one payload, and both folds are wanted,
+// forward and backward.
+//
+// Folds follow a balanced tree over the ranks, the continuation of the tree over chunks inside a
+// rank: with 2^n ranks of equally many whole chunks every row sees the bits that it sees on one
+// rank (kernels::ElaFold).
 //
 // The collective is always issued, whatever the documents are: nothing depends on data, so nothing
 // can deadlock. Folding looks at the plan. A rank without rows exports the identity and is passed
@@ -48,7 +52,7 @@ struct FoldPlan {
 };
 FoldPlan PlanFolds(const DocumentStarts& starts, int64_t length, int shard, int shards);
 
-/// Sums over keys (forward: folded ascending) or gradient states (backward: folded descending).
+/// Sums over keys (forward: from the first rank on) or gradient states (backward: from the last).
 enum class StateKind : uint8_t { kState, kGradState };
 
 /// One exchange under way. `mine` [edges x B, S] is sent: one edge in causal passes (forward the
@@ -64,10 +68,12 @@ class StateExchange {
   std::unique_ptr<Pending> pending_;
 };
 
-/// before [B, S] = fold of the ranks before this one (their last edge), from the identity.
+/// before [B, S] = fold of the ranks before this one (their last edge), from the identity. Uses up
+/// that edge of `gathered`: sums of subtrees are left in it.
 void FoldBefore(const kernels::Context& ctx, kernels::Tensor before, kernels::Tensor gathered,
                 const kernels::ElaConfig& config, const FoldPlan& plan, StateKind kind);
-/// after [B, S] = fold of the ranks after this one (their first edge), from the identity.
+/// after [B, S] = fold of the ranks after this one (their first edge), from the identity. Uses up
+/// that edge of `gathered`.
 void FoldAfter(const kernels::Context& ctx, kernels::Tensor after, kernels::Tensor gathered,
                const kernels::ElaConfig& config, const FoldPlan& plan, StateKind kind);
 
