@@ -3,6 +3,7 @@
 // trainer compares it with the real arenas.
 
 #include <algorithm>
+#include <vector>
 
 #include "proto/job/plan.h"
 
@@ -35,13 +36,14 @@ struct Sizes {
     element = spec.training().precision() == v1::PRECISION_BF16 ? 2 : 4;
     masked = spec.training().objective() == v1::OBJECTIVE_MASKED_TOKEN;
     recompute = spec.training().recompute();
+    lobe_only = spec.training().train_only() == v1::TRAIN_ONLY_MEMORY_LOBE;
   }
   const v1::ModelSpec& model;
   int64_t ranks, sequence, expert;
   int64_t b, t;        // sequences and tokens of a micro-batch on this rank
   int64_t d, e, k, f;  // width, experts, experts per token, their hidden width
   int64_t element;     // bytes of a parameter or activation
-  bool masked, recompute;
+  bool masked, recompute, lobe_only;
 };
 
 // Elements of this rank's two flat buffers, padded to the group that ZeRO-1 shards each over.
@@ -53,9 +55,27 @@ struct Classes {
     dense = RoundUp(ParameterCount(s.model) - experts, s.ranks);
     own_experts = RoundUp(experts / s.expert, expert_data);
     shard = dense / s.ranks + own_experts / expert_data;
+    trained = s.lobe_only ? MostOfLobes(s, dense / s.ranks) : shard;
+  }
+  // Of the lobes in any of the dense buffer's pieces.
+  static int64_t MostOfLobes(const Sizes& s, int64_t piece) {
+    std::vector<int64_t> lobes(static_cast<size_t>(s.ranks));
+    int64_t begin = 0;
+    for (const ParameterInfo& parameter : Parameters(s.model)) {
+      if (parameter.is_expert) continue;
+      const int64_t end = begin + parameter.numel();
+      for (int64_t at = begin; IsOfLobe(parameter) && at < end;) {
+        const int64_t cut = std::min(end, (at / piece + 1) * piece);
+        lobes[static_cast<size_t>(at / piece)] += cut - at;
+        at = cut;
+      }
+      begin = end;
+    }
+    return *std::max_element(lobes.begin(), lobes.end());
   }
   int64_t dense, own_experts;
-  int64_t shard;  // elements whose masters and moments live here
+  int64_t shard;    // elements whose masters live here
+  int64_t trained;  // elements whose moments live here
 };
 
 // Features of a head of D numbers: hadamard_exp's are its elements, the others add a norm and a 1.
@@ -230,11 +250,13 @@ MemoryPlan PlanMemory(const v1::TrainingJob& resolved) {
   MemoryPlan plan;
   plan.parameters = elements * sizes.element;
   plan.gradients = elements * kFloat;
-  plan.optimizer = classes.shard * (masters ? 3 : 2) * kFloat;
+  plan.optimizer = (classes.trained * 2 + (masters ? classes.shard : 0)) * kFloat;
   plan.activations = Activations(sizes);
   plan.workspace = Workspace(sizes);
   // Masters and both moments, copied so that training can go on while they are written.
-  if (resolved.spec().checkpoint().async()) plan.staging = classes.shard * 3 * kFloat;
+  if (resolved.spec().checkpoint().async()) {
+    plan.staging = (classes.shard + classes.trained * 2) * kFloat;
+  }
   return plan;
 }
 

@@ -69,6 +69,10 @@ int64_t ParameterInfo::numel() const {
   return product;
 }
 
+bool IsOfLobe(const ParameterInfo& parameter) {
+  return parameter.name.find(".lobe.") != std::string::npos;
+}
+
 std::vector<ParameterInfo> Parameters(const v1::ModelSpec& model) {
   ParameterList list;
   list.Matrix("embed.weight", model.vocab_size(), model.hidden_size());

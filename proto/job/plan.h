@@ -19,6 +19,9 @@ struct ParameterInfo {
   int64_t numel() const;
 };
 
+/// A parameter of a memory lobe: all that `train_only: memory_lobe` trains.
+bool IsOfLobe(const ParameterInfo& parameter);
+
 /// All parameters in the one fixed order: embed, then per layer norm1, attn q k v o, norm2, router weight, router bias,
 /// experts (up, down each), lobe norm q k v; final_norm last. Tied output: the embedding only.
 std::vector<ParameterInfo> Parameters(const v1::ModelSpec& model);
@@ -32,7 +35,7 @@ double ModelFlopsPerToken(const v1::ModelSpec& model, int64_t seq_len);
 struct MemoryPlan {  // bytes on one rank
   int64_t parameters = 0;
   int64_t gradients = 0;
-  int64_t optimizer = 0;    // fp32 masters (bf16 only) and both moments, ZeRO-1 shard
+  int64_t optimizer = 0;    // ZeRO-1 shard: fp32 masters (bf16 only), both moments of what trains
   int64_t activations = 0;  // saved for the backward pass, one micro-batch
   int64_t workspace = 0;    // scratch, dispatch and collective buffers
   int64_t staging = 0;      // the snapshot of an asynchronous checkpoint

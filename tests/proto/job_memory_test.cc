@@ -34,6 +34,17 @@ TEST(MemoryPlan, MomentsAreShardedOverTheRanks) {
   EXPECT_GE(4 * four.optimizer, one.optimizer);
 }
 
+TEST(MemoryPlan, AFrozenBaseHasNoMoments) {
+  const char* const lobe = "model.memory_lobe={enabled: true, norm: true}";
+  const int64_t lobes = 2 * (64 + 3 * 64 * 64);  // width 64, 2 layers
+  const MemoryPlan one = Plan({kOneRank, lobe, "training.train_only=memory_lobe"});
+  EXPECT_EQ(one.optimizer, 8 * lobes);
+  const MemoryPlan four = Plan(
+      {"parallelism={data: 4, sequence: 1, expert: 1}", lobe, "training.train_only=memory_lobe"});
+  EXPECT_GE(4 * four.optimizer, one.optimizer);  // the rank with most of them
+  EXPECT_LT(four.optimizer, one.optimizer);
+}
+
 TEST(MemoryPlan, ExpertsAreHeldByTheRanksThatShareThem) {
   const MemoryPlan all = Plan({"parallelism={data: 4, sequence: 1, expert: 1}"});
   const MemoryPlan own = Plan({"parallelism={data: 4, sequence: 1, expert: 4}"});

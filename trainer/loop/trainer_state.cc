@@ -158,7 +158,7 @@ v1::StepManifest Trainer::ManifestHeader() const {
   header.set_job(options_.job_id.empty() ? job_.metadata().name() : options_.job_id);
   header.set_resolved_job(job::ToYaml(job_));
   header.set_code_version(CodeVersion());
-  for (const v1::TensorRecord& tensor : CheckpointTensors(store_->all())) {
+  for (const v1::TensorRecord& tensor : CheckpointTensors(*store_)) {
     *header.add_tensors() = tensor;
   }
   v1::TrainerState* state = header.mutable_state();

@@ -20,14 +20,15 @@ absl::Status CheckRecord(const v1::TensorRecord& record, const job::ParameterInf
 
 }  // namespace
 
-std::vector<v1::TensorRecord> CheckpointTensors(const std::vector<job::ParameterInfo>& parameters) {
+std::vector<v1::TensorRecord> CheckpointTensors(const ParameterStore& store) {
   std::vector<v1::TensorRecord> records;
-  for (const job::ParameterInfo& parameter : parameters) {
+  for (const job::ParameterInfo& parameter : store.all()) {
     for (const char* prefix : {"model/", "adam_m/", "adam_v/"}) {
       v1::TensorRecord& record = records.emplace_back();
       record.set_name(prefix + parameter.name);
       record.set_dtype("f32");
       for (const int64_t extent : parameter.shape) record.add_shape(extent);
+      if (!store.Trains(parameter)) break;
     }
   }
   return records;

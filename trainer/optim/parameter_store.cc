@@ -71,9 +71,8 @@ void ParameterStore::Build(int64_t expert_begin, int64_t expert_end, int dense_s
     ELA_CHECK(info.is_expert == (expert >= 0), "%s", info.name.c_str());
     if (info.is_expert && (expert < expert_begin || expert >= expert_end)) continue;
     Buffer& buffer = buffers_[static_cast<size_t>(cls)];
-    const bool trainable = !options_.lobe_only || info.name.find(".lobe.") != std::string::npos;
     places_[info.name] = {cls, buffer.segments.size()};
-    buffer.segments.push_back({info, buffer.numel, trainable});
+    buffer.segments.push_back({info, buffer.numel, Trains(info)});
     buffer.numel += info.numel();
   }
   const std::array<int, 2> shards = {dense_shards, expert_shards};
@@ -88,6 +87,10 @@ void ParameterStore::Build(int64_t expert_begin, int64_t expert_end, int dense_s
 
 DType ParameterStore::grad_dtype() const {
   return options_.dtype == DType::kF64 ? DType::kF64 : DType::kF32;
+}
+
+bool ParameterStore::Trains(const job::ParameterInfo& info) const {
+  return !options_.lobe_only || job::IsOfLobe(info);
 }
 
 bool ParameterStore::Has(std::string_view name) const {

@@ -68,6 +68,8 @@ class ParameterStore {
 
   /// All parameters of the model, on whatever rank.
   const std::vector<job::ParameterInfo>& all() const { return all_; }
+  /// Whether a parameter is trained; the others are frozen.
+  bool Trains(const job::ParameterInfo& info) const;
   const StoreOptions& options() const { return options_; }
 
   void ZeroGrads();

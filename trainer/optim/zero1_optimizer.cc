@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <unordered_set>
 
 #include "kernels/ops.h"
 #include "proto/status_macros.h"
@@ -38,34 +39,42 @@ Zero1Optimizer::Zero1Optimizer(const Mesh* mesh, ParameterStore* store,
     shard.state_begin = config.zero1 ? shard.begin : 0;
     shard.state_end = config.zero1 ? shard.end : padded;
     PlanShard(store->segments(cls), &shard);
-    const size_t n = static_cast<size_t>(shard.state_end - shard.state_begin);
-    if (dtype == DType::kBf16) shard.master.resize(n);
-    shard.m.resize(n);
-    shard.v.resize(n);
+    if (dtype == DType::kBf16) {
+      shard.master.resize(static_cast<size_t>(shard.state_end - shard.state_begin));
+    }
   }
 }
 
 // The segments, cut to the owned range and to that of the state.
 void Zero1Optimizer::PlanShard(const std::vector<ParameterSegment>& segments, Shard* shard) {
-  const auto cut = [](const ParameterSegment& segment, int64_t begin, int64_t end,
+  int64_t moments = 0;
+  const auto cut = [](const ParameterSegment& segment, int64_t begin, int64_t end, int64_t moment,
                       std::vector<Interval>* intervals, std::vector<Run>* runs) {
     const int64_t first = std::max(begin, segment.offset);
     const int64_t last = std::min(end, segment.offset + segment.info.numel());
-    if (first >= last) return;
-    intervals->push_back({&segment.info, first - segment.offset, last - segment.offset, first});
-    if (!segment.trainable) return;
+    if (first >= last) return int64_t{0};
+    intervals->push_back({&segment.info, first - segment.offset, last - segment.offset, first,
+                          segment.trainable ? moment : -1});
+    if (!segment.trainable) return int64_t{0};
     const bool decays = segment.info.decays;
     if (!runs->empty() && runs->back().end == first && runs->back().decays == decays) {
       runs->back().end = last;
     } else {
-      runs->push_back({first, last, decays});
+      runs->push_back({first, last, moment, decays});
     }
+    return last - first;
   };
   for (const ParameterSegment& segment : segments) {
-    cut(segment, shard->begin, shard->end, &shard->owned, &shard->norm_runs);
-    cut(segment, shard->state_begin, shard->state_end, &shard->state, &shard->update_runs);
+    // Without ZeRO-1 the state has moments of the segment before the owned part of it, too.
+    const int64_t skipped = std::max<int64_t>(0, shard->begin - segment.offset) -
+                            std::max<int64_t>(0, shard->state_begin - segment.offset);
+    cut(segment, shard->begin, shard->end, moments + skipped, &shard->owned, &shard->norm_runs);
+    moments += cut(segment, shard->state_begin, shard->state_end, moments, &shard->state,
+                   &shard->update_runs);
     shard->trains |= segment.trainable;
   }
+  shard->m.resize(static_cast<size_t>(moments));
+  shard->v.resize(static_cast<size_t>(moments));
 }
 
 float* Zero1Optimizer::Master(ParameterClass cls) const {
@@ -167,12 +176,13 @@ absl::Status Zero1Optimizer::Update(const kernels::Context& ctx, const GradientV
     Shard& shard = shards_[static_cast<size_t>(cls)];
     const Tensor params = store_->flat_params(cls), grads = store_->flat_grads(cls);
     for (const Run& run : shard.update_runs) {
-      const int64_t begin = run.begin - shard.state_begin, end = run.end - shard.state_begin;
-      const Tensor master = Tensor::Of(Master(cls) + begin, {end - begin});
+      const int64_t moment = run.moment, moment_end = moment + run.end - run.begin;
+      const Tensor master =
+          Tensor::Of(Master(cls) + (run.begin - shard.state_begin), {run.end - run.begin});
       adamw.weight_decay = run.decays ? config_.weight_decay : 0;
-      kernels::AdamWUpdate(ctx, params.Rows(run.begin, run.end), master,
-                           FloatsAt(shard.m, begin, end), FloatsAt(shard.v, begin, end),
-                           grads.Rows(run.begin, run.end), adamw);
+      kernels::AdamWUpdate(
+          ctx, params.Rows(run.begin, run.end), master, FloatsAt(shard.m, moment, moment_end),
+          FloatsAt(shard.v, moment, moment_end), grads.Rows(run.begin, run.end), adamw);
     }
     if (shard.trains) ELA_RETURN_IF_ERROR(GatherParameters(cls));
   }
@@ -187,10 +197,10 @@ std::vector<checkpoints::Piece> Zero1Optimizer::Pieces() const {
   for (const ParameterClass cls : kParameterClasses) {
     const Shard& shard = shards_[static_cast<size_t>(cls)];
     for (const Interval& part : shard.owned) {
-      const int64_t at = part.flat - shard.state_begin;
-      add("model/", part, Master(cls) + at);
-      add("adam_m/", part, shard.m.data() + at);
-      add("adam_v/", part, shard.v.data() + at);
+      add("model/", part, Master(cls) + (part.flat - shard.state_begin));
+      if (part.moment < 0) continue;
+      add("adam_m/", part, shard.m.data() + part.moment);
+      add("adam_v/", part, shard.v.data() + part.moment);
     }
   }
   return pieces;
@@ -214,17 +224,25 @@ void Zero1Optimizer::Snapshot(OptimizerSnapshot* snapshot) const {
 
 absl::Status Zero1Optimizer::Load(const kernels::Context& ctx, checkpoints::StepReader* reader) {
   const ParameterSource masters = CheckpointSource(reader);
+  std::unordered_set<std::string> held;
+  for (const v1::TensorRecord& tensor : reader->manifest().tensors()) held.insert(tensor.name());
+  const auto load_moment = [&](const std::string& name, const Interval& part,
+                               std::vector<float>* moments) -> absl::Status {
+    float* to = moments->data() + part.moment;
+    if (held.count(name) > 0) return reader->Read(name, part.begin, part.end, to);
+    std::fill_n(to, part.end - part.begin, 0.0f);
+    return absl::OkStatus();
+  };
   const auto load = [&]() -> absl::Status {
     for (const ParameterClass cls : kParameterClasses) {
       Shard& shard = shards_[static_cast<size_t>(cls)];
       for (const Interval& part : shard.state) {
-        const int64_t at = part.flat - shard.state_begin;
+        float* master = Master(cls) + (part.flat - shard.state_begin);
         const std::string& name = part.info->name;
-        ELA_RETURN_IF_ERROR(masters(*part.info, part.begin, part.end, Master(cls) + at));
-        ELA_RETURN_IF_ERROR(
-            reader->Read("adam_m/" + name, part.begin, part.end, shard.m.data() + at));
-        ELA_RETURN_IF_ERROR(
-            reader->Read("adam_v/" + name, part.begin, part.end, shard.v.data() + at));
+        ELA_RETURN_IF_ERROR(masters(*part.info, part.begin, part.end, master));
+        if (part.moment < 0) continue;
+        ELA_RETURN_IF_ERROR(load_moment("adam_m/" + name, part, &shard.m));
+        ELA_RETURN_IF_ERROR(load_moment("adam_v/" + name, part, &shard.v));
       }
     }
     return absl::OkStatus();

@@ -1,5 +1,5 @@
 // AdamW with ZeRO-1: each rank owns one contiguous shard of each class's flat buffer and keeps
-// master, m and v for that alone.
+// master, m and v for that alone; m and v for what is trained of it.
 //
 //   gradients: SUM over the class's group (dense: world; expert: expert_data), reduce-scattered in
 //              rank order (ordered_sum.h); the one division by the count of valid targets is
@@ -66,40 +66,42 @@ class Zero1Optimizer {
   absl::Status Update(const kernels::Context& ctx, const GradientVerdict& verdict, double lr,
                       int64_t optimizer_step);
 
-  /// This rank's part of the checkpoint: model/, adam_m/ and adam_v/ of the intervals of its shard,
-  /// each written by exactly one rank. `Pieces` points at the live shard, valid until the next
-  /// update; `Snapshot` copies.
+  /// This rank's part of the checkpoint: model/ and, of what is trained, adam_m/ and adam_v/ of the
+  /// intervals of its shard, each written by exactly one rank. `Pieces` points at the live shard,
+  /// valid until the next update; `Snapshot` copies.
   std::vector<checkpoints::Piece> Pieces() const;
   void Snapshot(OptimizerSnapshot* snapshot) const;
   /// Collective: masters, m and v from a checkpoint of any mesh: each rank reads its intervals.
-  /// Errors as in Fill.
+  /// Moments that it doesn't hold (of what was frozen then) are zero. Errors as in Fill.
   absl::Status Load(const kernels::Context& ctx, checkpoints::StepReader* reader);
 
   /// Bytes of masters (bf16 only) and moments on this rank.
   int64_t state_bytes() const;
 
  private:
-  /// Elements [begin, end) of the flat buffer that are treated alike.
+  /// Trainable elements [begin, end) of the flat buffer that are treated alike; their moments start
+  /// at `moment` of m and v.
   struct Run {
-    int64_t begin, end;
+    int64_t begin, end, moment;
     bool decays;
   };
-  /// Elements [begin, end) of one tensor, at [flat, flat + end - begin) of the flat buffer.
+  /// Elements [begin, end) of one tensor, at [flat, flat + end - begin) of the flat buffer; their
+  /// moments start at `moment` of m and v, -1 if it is frozen.
   struct Interval {
     const job::ParameterInfo* info;
-    int64_t begin, end, flat;
+    int64_t begin, end, flat, moment;
   };
   struct Shard {
     Communicator* group = nullptr;
     int64_t begin = 0, end = 0;  // owned elements of the flat buffer
-    // Elements that master, m and v cover: the owned ones, or all (zero1 = false).
+    // Elements that masters and moments cover: the owned ones, or all (zero1 = false).
     int64_t state_begin = 0, state_end = 0;
     bool trains = false;                 // some element of the class, on whatever rank
     std::vector<Run> norm_runs;          // trainable, owned
     std::vector<Run> update_runs;        // trainable, of the state
     std::vector<Interval> owned, state;  // the tensors' parts in the owned and in the state range
-    std::vector<float> master;           // bf16 only
-    std::vector<float> m, v;
+    std::vector<float> master;           // bf16 only; of the state
+    std::vector<float> m, v;             // of the trainable elements of the state, in order
   };
   float* Master(ParameterClass cls) const;  // of state_begin
   static void PlanShard(const std::vector<ParameterSegment>& segments, Shard* shard);
@@ -112,8 +114,8 @@ class Zero1Optimizer {
   mutable std::array<Shard, 2> shards_;
 };
 
-/// The manifest's list: model/, adam_m/ and adam_v/ of every parameter, f32.
-std::vector<v1::TensorRecord> CheckpointTensors(const std::vector<job::ParameterInfo>& parameters);
+/// The manifest's list: model/ of every parameter, adam_m/ and adam_v/ of those that train, f32.
+std::vector<v1::TensorRecord> CheckpointTensors(const ParameterStore& store);
 
 /// "model/<name>" of a checkpoint as a source; `reader` must outlive it.
 ParameterSource CheckpointSource(checkpoints::StepReader* reader);
