@@ -21,6 +21,8 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const std::string
                        job::ParseJob(reader->manifest().resolved_job(), "the checkpoint's job"));
   model->spec_ = job.spec().model();
   model->masked_ = job.spec().training().objective() == v1::OBJECTIVE_MASKED_TOKEN;
+  const v1::DataSpec& data = job.spec().data();
+  model->document_mask_ = !data.has_document_mask() || data.document_mask();
   const std::string wanted =
       tokenizer_path.empty() ? job.spec().tokenizer().path() : tokenizer_path;
   if (wanted.empty()) {

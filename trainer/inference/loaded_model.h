@@ -26,6 +26,8 @@ class LoadedModel {
   const v1::ModelSpec& spec() const { return spec_; }
   /// Trained by the masked_token objective.
   bool masked() const { return masked_; }
+  /// Documents that share a sequence do not see each other (data.document_mask).
+  bool document_mask() const { return document_mask_; }
   /// False: trained on masked tokens or with a lobe that sees the future; it cannot generate.
   bool causal() const { return causal_; }
   /// A loss of this model is made with a look at its targets (model.md 2.2).
@@ -46,7 +48,7 @@ class LoadedModel {
   absl::Status Build(const ParameterSource& source, int num_threads);
 
   v1::ModelSpec spec_;
-  bool causal_ = true, leaks_future_ = false, masked_ = false;
+  bool causal_ = true, leaks_future_ = false, masked_ = false, document_mask_ = true;
   std::string tokenizer_error_;
   std::unique_ptr<data::Tokenizer> tokenizer_;
   std::unique_ptr<ParameterStore> store_;

@@ -29,11 +29,11 @@ absl::StatusOr<HeldOutLoss> EvaluateShards(
     LoadedModel* model, const std::string& prefix, int64_t seq_len, int64_t max_sequences,
     const std::function<void(int64_t done, int64_t all)>& progress) {
   constexpr int64_t kTokensAtOnce = 4096;
-  constexpr uint64_t kMaskSeed = 1234;
   data::LoaderOptions options;
   options.sources = {{prefix, 1}};
   options.seq_len = seq_len;
   options.shuffle = false;
+  options.document_mask = model->document_mask();
   options.vocab_size = model->spec().vocab_size();
   if (const auto tokenizer = model->tokenizer(); tokenizer.ok()) {
     options.tokenizer_hash = (*tokenizer)->hash();
@@ -47,7 +47,7 @@ absl::StatusOr<HeldOutLoss> EvaluateShards(
     const int64_t count = std::min(at_once, all - out.sequences);
     data::Batch batch;
     ELA_RETURN_IF_ERROR(loader->Fill(out.sequences, count, 0, seq_len, &batch));
-    if (model->masked()) MaskTokens(kMaskSeed, /*step=*/0, out.sequences, 0, &batch);
+    if (model->masked()) MaskTokens(kEvalMaskSeed, /*step=*/0, out.sequences, 0, &batch);
     const TokenRows rows(std::move(batch), seq_len, /*shard=*/0, /*shards=*/1);
     ELA_RETURN_IF_ERROR(model->decoder().Forward(model->context(), rows, /*routing=*/nullptr));
     model->decoder().Loss(model->context(), rows, &out.loss);

@@ -25,7 +25,8 @@ struct HeldOutLoss {
 };
 
 /// Windows of seq_len tokens of the shards `prefix` in order, at most max_sequences of them (0:
-/// all). `progress` (may be null) is told how far it is.
+/// all): with a job's seq_len and the number of sequences of its evaluations, their loss.
+/// `progress` (may be null) is told how far it is.
 absl::StatusOr<HeldOutLoss> EvaluateShards(
     LoadedModel* model, const std::string& prefix, int64_t seq_len, int64_t max_sequences,
     const std::function<void(int64_t done, int64_t all)>& progress);

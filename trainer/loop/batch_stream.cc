@@ -38,7 +38,8 @@ void MaskTokens(uint64_t seed, int64_t step, int64_t first_sample, int64_t token
 }
 
 BatchStream::BatchStream(const data::Loader* loader, const v1::JobSpec& spec,
-                         const MeshSizes& sizes, int data_index, int sequence_index)
+                         const MeshSizes& sizes, int data_index, int sequence_index,
+                         uint64_t mask_seed)
     : loader_(loader),
       sizes_(sizes),
       data_index_(data_index),
@@ -48,7 +49,7 @@ BatchStream::BatchStream(const data::Loader* loader, const v1::JobSpec& spec,
       micro_sequences_(spec.training().micro_batch_size() > 0
                            ? std::min(spec.training().micro_batch_size(), replica_sequences_)
                            : replica_sequences_),
-      seed_(static_cast<uint64_t>(spec.training().seed())),
+      mask_seed_(mask_seed),
       masked_(spec.training().objective() == v1::OBJECTIVE_MASKED_TOKEN) {}
 
 absl::Status BatchStream::Fill(int64_t step, int64_t first_sample, StepBatch* out) const {
@@ -61,7 +62,7 @@ absl::Status BatchStream::Fill(int64_t step, int64_t first_sample, StepBatch* ou
     const int64_t sequences = std::min(micro_sequences_, replica_sequences_ - at);
     data::Batch batch;
     ELA_RETURN_IF_ERROR(loader_->Fill(first + at, sequences, begin, end, &batch));
-    if (masked_) MaskTokens(seed_, step, first + at, begin, &batch);
+    if (masked_) MaskTokens(mask_seed_, step, first + at, begin, &batch);
     out->valid_targets += batch.valid_targets;
     out->micro.emplace_back(std::move(batch), seq_len_, sequence_index_, sizes_.sequence);
   }

@@ -26,6 +26,8 @@ struct StepBatch {
 /// unused.
 inline constexpr int32_t kMaskId = 0;
 inline constexpr double kMaskedShare = 0.15;
+/// Of evaluations, during training or of a checkpoint: they mask the same tokens of the same data.
+inline constexpr uint64_t kEvalMaskSeed = 1234;
 
 /// The masked_token objective (model.md 3): each token is masked with probability 0.15, a pure
 /// function of (seed, step, sample, position); its target is itself, all others have none.
@@ -35,8 +37,9 @@ void MaskTokens(uint64_t seed, int64_t step, int64_t first_sample, int64_t token
 
 class BatchStream {
  public:
+  /// `mask_seed`: training.seed, or kEvalMaskSeed.
   BatchStream(const data::Loader* loader, const v1::JobSpec& spec, const MeshSizes& sizes,
-              int data_index, int sequence_index);
+              int data_index, int sequence_index, uint64_t mask_seed);
 
   /// The samples of the global batch that starts at `first_sample`. Local: errors are this rank's.
   absl::Status Fill(int64_t step, int64_t first_sample, StepBatch* out) const;
@@ -46,7 +49,7 @@ class BatchStream {
   MeshSizes sizes_;
   int data_index_, sequence_index_;
   int64_t seq_len_, replica_sequences_, micro_sequences_;
-  uint64_t seed_;
+  uint64_t mask_seed_;
   bool masked_;
 };
 

@@ -103,7 +103,8 @@ absl::Status Trainer::Apply(const StepLoss& loss, const GradientVerdict& verdict
   const double lr = LearningRate(schedule_, state_.step() + 1);
   const bool spike = spikes_.IsSpike(loss.loss);
   if (spike) {
-    log_->warn("step {}: loss {:.4f} is a spike, no update", state_.step() + 1, loss.loss);
+    log_->warn("step {}: loss {:.4f}{} is a spike, no update", state_.step() + 1, loss.loss,
+               leaks_ ? " (leaks)" : "");
   } else {
     Phase("update");
     ELA_RETURN_IF_ERROR(optimizer_->Update(layer_.ctx, verdict, lr, state_.optimizer_steps() + 1));

@@ -132,12 +132,12 @@ absl::Status Trainer::OpenData() {
     return absl::OkStatus();
   };
   ELA_RETURN_IF_ERROR(AgreeOk(*world_, open()));
-  const auto stream = [this](const data::Loader* loader) {
+  const auto stream = [this](const data::Loader* loader, uint64_t mask_seed) {
     return std::make_unique<BatchStream>(loader, spec(), mesh_->sizes(), mesh_->data_index(),
-                                         mesh_->sequence_index());
+                                         mesh_->sequence_index(), mask_seed);
   };
-  stream_ = stream(loader_.get());
-  if (eval_loader_ != nullptr) eval_stream_ = stream(eval_loader_.get());
+  stream_ = stream(loader_.get(), static_cast<uint64_t>(spec().training().seed()));
+  if (eval_loader_ != nullptr) eval_stream_ = stream(eval_loader_.get(), kEvalMaskSeed);
   return absl::OkStatus();
 }
 

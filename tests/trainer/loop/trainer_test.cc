@@ -1,0 +1,215 @@
+// Whole runs of the trainer on ranks as threads, over real shards: what it writes down, what it
+// does about spikes and numbers that are not finite, and that its evaluations can be repeated.
+#include "trainer/loop/trainer.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "checkpoints/checkpoint.h"
+#include "data/shards/shard_writer.h"
+#include "proto/status_macros.h"
+#include "tests/checkpoints/test_folder.h"
+#include "tests/trainer/loop/training_testing.h"
+#include "trainer/inference/score.h"
+#include "trainer/parallel/local_communicator.h"
+
+namespace ela::trainer {
+namespace {
+
+using testing::HasSubstr;
+using testing::Not;
+
+constexpr int64_t kVocab = 31;
+
+/// Documents of 5 to 40 tokens that follow a rule with exceptions.
+void WriteShards(const std::string& prefix, uint64_t seed, int documents) {
+  auto writer = data::ShardWriter::Create(
+      {.prefix = prefix, .vocab_size = kVocab, .tokenizer_hash = "", .end_of_document = 1});
+  ASSERT_TRUE(writer.ok()) << writer.status();
+  uint64_t h = seed;
+  const auto next = [&h] { return (h = h * 6364136223846793005u + 1442695040888963407u) >> 33; };
+  for (int d = 0; d < documents; ++d) {
+    std::vector<int32_t> ids = {static_cast<int32_t>(next() % kVocab)};
+    for (uint64_t n = 4 + next() % 36; n > 0; --n) {
+      const uint64_t ruled = 5 * static_cast<uint64_t>(ids.back()) + 3;
+      ids.push_back(static_cast<int32_t>((next() % 7 != 0 ? ruled : next()) % kVocab));
+    }
+    ASSERT_TRUE((*writer)->Add(ids, 4 * static_cast<int64_t>(ids.size())).ok());
+  }
+  ASSERT_TRUE((*writer)->Seal().ok());
+}
+
+class TrainerRun : public testing::Test {
+ protected:
+  TrainerRun() {
+    WriteShards(folder_.path("train"), 1, 200);
+    WriteShards(folder_.path("held_out"), 2, 60);
+  }
+
+  ExitReport Train(std::vector<std::string> sets, const std::string& fault = "") {
+    sets.insert(sets.begin(),
+                {"data.train=[{path: " + folder_.path("train") + "}]", "training.steps=12",
+                 "data.validation=" + folder_.path("held_out"), "training.eval_batches=3"});
+    job_ = TrainingJobWith(sets);
+    const v1::ParallelismSpec& mesh = job_.spec().parallelism();
+    ExitReport report;
+    const absl::Status status = RunLocalRanks(
+        static_cast<int>(mesh.data() * mesh.sequence()), [&](Communicator& world) -> absl::Status {
+          TrainerOptions options;
+          options.run_dir = folder_.path("run");
+          options.metrics_address = "";
+          options.progress = false;
+          options.fault = fault;
+          const ExitReport mine = Trainer(job_, options, &world).Run();
+          if (world.rank() == 0) report = mine;
+          return absl::OkStatus();
+        });
+    EXPECT_TRUE(status.ok()) << status;
+    ReadMetrics();
+    return report;
+  }
+
+  void ReadMetrics() {
+    steps_.clear();
+    evals_.clear();
+    std::ifstream in(folder_.path("run/metrics.jsonl"));
+    for (std::string line; std::getline(in, line);) {
+      const auto json = nlohmann::json::parse(line);
+      (json.contains("eval_loss") ? evals_ : steps_).push_back(json);
+    }
+  }
+
+  v1::TrainerState State() const {
+    const auto reader = checkpoints::OpenCheckpoint(folder_.path("run/checkpoints"));
+    EXPECT_TRUE(reader.ok()) << reader.status();
+    return reader.ok() ? (*reader)->manifest().state() : v1::TrainerState();
+  }
+
+  std::string Log() const {
+    std::ifstream in(folder_.path("run/logs/rank-0.log"));
+    std::ostringstream text;
+    text << in.rdbuf();
+    return text.str();
+  }
+
+  /// What `ela model eval` says of the newest checkpoint over as many sequences.
+  HeldOutLoss EvaluateCheckpoint() const {
+    auto model = LoadedModel::Load(folder_.path("run"), "", 1);
+    EXPECT_TRUE(model.ok()) << model.status();
+    if (!model.ok()) return {};
+    const v1::TrainingSpec& t = job_.spec().training();
+    auto loss = EvaluateShards(model->get(), folder_.path("held_out"), job_.spec().data().seq_len(),
+                               t.eval_batches() * t.global_batch_size(), nullptr);
+    EXPECT_TRUE(loss.ok()) << loss.status();
+    return loss.ok() ? *loss : HeldOutLoss();
+  }
+
+  const checkpoints::TestFolder folder_{checkpoints::FastFolder()};
+  v1::TrainingJob job_;
+  std::vector<nlohmann::json> steps_, evals_;  // lines of metrics.jsonl
+};
+
+TEST_F(TrainerRun, EvaluatesAsACheckpointOfTheStepIsEvaluated) {
+  const std::vector<std::string> variants[] = {
+      {"parallelism.sequence=2", "parallelism.expert=2"},
+      {"data.document_mask=false", "training.micro_batch_size=3"},
+      {"training.objective=masked_token", "model.attention.decay=none", "training.seed=77",
+       "model.memory_lobe.mode=bidirectional", "parallelism.data=2"}};
+  for (const std::vector<std::string>& sets : variants) {
+    SCOPED_TRACE(sets[0]);
+    std::filesystem::remove_all(folder_.path("run"));
+    std::vector<std::string> all = sets;
+    all.push_back("training.eval_every=6");
+    ASSERT_EQ(Train(all).code, kExitDone);
+    ASSERT_EQ(evals_.size(), 2u);
+    const HeldOutLoss again = EvaluateCheckpoint();
+    EXPECT_EQ(evals_[1]["eval_tokens"], again.tokens);
+    EXPECT_NEAR(evals_[1]["eval_loss"].get<double>() / again.loss, 1, 1e-6);
+    EXPECT_NE(evals_[0]["eval_loss"], evals_[1]["eval_loss"]);
+  }
+}
+
+TEST_F(TrainerRun, RewindsToTheLastCheckpointAndGoesOnWithLaterData) {
+  const std::vector<std::string> sets = {"training.on_nan=rewind", "checkpoint.every_steps=3",
+                                         "parallelism.sequence=2"};
+  ASSERT_EQ(Train(sets).code, kExitDone);
+  const std::vector<nlohmann::json> whole = steps_;
+  std::filesystem::remove_all(folder_.path("run"));
+  ASSERT_EQ(Train(sets, "nan:1:8").code, kExitDone);
+  ASSERT_EQ(steps_.size(), 12u);
+  for (size_t i = 0; i < 12; ++i) {
+    EXPECT_EQ(steps_[i]["step"], i + 1);
+    EXPECT_EQ(steps_[i]["loss"] == whole[i]["loss"], i < 6) << i + 1;
+  }
+  EXPECT_EQ(State().skipped_steps(), 2);  // 7 again and 8, from the checkpoint of step 6
+  EXPECT_EQ(State().consumed_samples(), (12 + 2) * job_.spec().training().global_batch_size());
+}
+
+TEST_F(TrainerRun, StopsOrSkipsWhenANumberIsNotFinite) {
+  const ExitReport stopped = Train({"training.on_nan=stop"}, "nan:0:5");
+  EXPECT_EQ(stopped.code, kExitNeverRetry);
+  EXPECT_THAT(stopped.reason, HasSubstr("step 5"));
+  EXPECT_EQ(State().step(), 4);
+  std::filesystem::remove_all(folder_.path("run"));
+  EXPECT_EQ(Train({"training.on_nan=skip", "parallelism.data=2"}, "nan:1:5").code, kExitDone);
+  EXPECT_EQ(State().skipped_steps(), 1);
+  EXPECT_EQ(State().optimizer_steps(), 11);
+}
+
+TEST_F(TrainerRun, FollowsEveryLearningRateSchedule) {
+  for (const char* type : {"constant", "linear", "cosine", "wsd"}) {
+    SCOPED_TRACE(type);
+    std::filesystem::remove_all(folder_.path("run"));
+    ASSERT_EQ(Train({std::string("lr_scheduler.type=") + type, "training.steps=20"}).code,
+              kExitDone);
+    const LrSchedule schedule = MakeLrSchedule(job_.spec());
+    for (const nlohmann::json& step : steps_) {
+      EXPECT_DOUBLE_EQ(step["lr"], LearningRate(schedule, step["step"]));
+    }
+    EXPECT_LT(steps_.back()["loss"], steps_.front()["loss"]);
+  }
+}
+
+TEST_F(TrainerRun, LabelsNoLossOfASoundModel) {
+  ASSERT_EQ(Train({"model.memory_lobe.mode=bidirectional", "training.objective=masked_token",
+                   "model.attention.decay=none", "training.eval_every=12"})
+                .code,
+            kExitDone);
+  for (const auto* lines : {&steps_, &evals_}) {
+    for (const nlohmann::json& line : *lines) EXPECT_FALSE(line.contains("leaks_future"));
+  }
+  EXPECT_THAT(Log(), Not(HasSubstr("leak")));
+  EXPECT_FALSE((*LoadedModel::Load(folder_.path("run"), "", 1))->leaks_future());
+}
+
+TEST_F(TrainerRun, TrainsALobeAloneOverAnotherRunsModel) {
+  const std::vector<std::string> sizes = {"model.memory_lobe.norm=true"};
+  ASSERT_EQ(Train(sizes).code, kExitDone);
+  std::filesystem::rename(folder_.path("run"), folder_.path("base"));
+  ASSERT_EQ(Train({sizes[0], "training.train_only=memory_lobe", "parallelism.data=2",
+                   "training.init_from=" + folder_.path("base")})
+                .code,
+            kExitDone);
+  const auto base = checkpoints::OpenCheckpoint(folder_.path("base"));
+  const auto after = checkpoints::OpenCheckpoint(folder_.path("run"));
+  ASSERT_TRUE(base.ok() && after.ok());
+  for (const v1::TensorRecord& tensor : (*after)->manifest().tensors()) {
+    const bool lobe = tensor.name().find(".lobe.") != std::string::npos;
+    EXPECT_TRUE(lobe || tensor.name().rfind("model/", 0) == 0) << tensor.name();
+    if (tensor.name().rfind("model/", 0) != 0) continue;
+    int64_t numel = 1;
+    for (const int64_t extent : tensor.shape()) numel *= extent;
+    std::vector<float> was(static_cast<size_t>(numel)), is(was);
+    ASSERT_TRUE((*base)->Read(tensor.name(), 0, numel, was.data()).ok());
+    ASSERT_TRUE((*after)->Read(tensor.name(), 0, numel, is.data()).ok());
+    EXPECT_EQ(was == is, !lobe) << tensor.name();
+  }
+}
+
+}  // namespace
+}  // namespace ela::trainer
