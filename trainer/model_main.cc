@@ -1,5 +1,6 @@
 // ela-model: scores, evaluates, generates and looks into experts, from a checkpoint or an exported
-// model. Data on stdout, messages on stderr.
+// model. Data on stdout, messages on stderr. Under mpirun the ranks share every sequence, so that
+// it may be as long as they can hold together; the last one, which holds its end, speaks.
 
 #include <unistd.h>
 
@@ -23,8 +24,10 @@
 #include "trainer/inference/experts.h"
 #include "trainer/inference/generate.h"
 #include "trainer/inference/score.h"
+#include "trainer/loop/gather.h"
 #include "trainer/loop/machine.h"
 #include "trainer/loop/version.h"
+#include "trainer/parallel/agreement.h"
 
 namespace ela::trainer {
 namespace {
@@ -38,8 +41,11 @@ struct Options {
   std::string tokens_file, data, prompt, text_file;
   int64_t seq_len = 0, max_sequences = 0, top = 10;
   GenerateOptions generate;
+  Communicator* world = nullptr;  // null: one rank
+  int local_ranks = 1;
 
-  int ThreadCount() const { return threads > 0 ? threads : ChooseThreads(/*local_ranks=*/1); }
+  int ThreadCount() const { return threads > 0 ? threads : ChooseThreads(local_ranks); }
+  bool Speaks() const { return world == nullptr || world->rank() == world->size() - 1; }
   bool json() const { return output == "json"; }
 };
 
@@ -47,7 +53,7 @@ std::string Dump(const ordered_json& json, int indent = -1) {
   return json.dump(indent, ' ', false, ordered_json::error_handler_t::replace) + "\n";
 }
 
-absl::StatusOr<std::string> ReadFile(const std::string& path) {
+absl::StatusOr<std::string> ReadHere(const std::string& path) {
   std::ostringstream text;
   if (path == "-") {
     text << std::cin.rdbuf();
@@ -59,9 +65,19 @@ absl::StatusOr<std::string> ReadFile(const std::string& path) {
   return text.str();
 }
 
+// Rank 0 reads for all: it alone has the standard input.
+absl::StatusOr<std::string> ReadFile(const Options& options, const std::string& path) {
+  if (options.world == nullptr) return ReadHere(path);
+  absl::StatusOr<std::string> text = "";
+  if (options.world->rank() == 0) text = ReadHere(path);
+  ELA_RETURN_IF_ERROR(AgreeOk(*options.world, text.status()));
+  return BroadcastString(*options.world, *text);
+}
+
 absl::StatusOr<std::unique_ptr<LoadedModel>> Load(const Options& options) {
-  auto model = LoadedModel::Load(options.model, options.tokenizer, options.ThreadCount());
-  if (model.ok() && (*model)->leaks_future() && !options.quiet) {
+  auto model =
+      LoadedModel::Load(options.model, options.tokenizer, options.ThreadCount(), options.world);
+  if (model.ok() && (*model)->leaks_future() && !options.quiet && options.Speaks()) {
     std::fputs(
         "note: the memory lobe is bidirectional: every loss of this model leaks the future\n",
         stderr);
@@ -85,7 +101,7 @@ absl::StatusOr<std::vector<int32_t>> ParseIds(const std::string& line, int64_t n
 
 absl::Status Score(const Options& options) {
   ELA_ASSIGN_OR_RETURN(const std::unique_ptr<LoadedModel> model, Load(options));
-  ELA_ASSIGN_OR_RETURN(const std::string text, ReadFile(options.tokens_file));
+  ELA_ASSIGN_OR_RETURN(const std::string text, ReadFile(options, options.tokens_file));
   std::istringstream lines(text);
   int64_t number = 0;
   for (std::string line; std::getline(lines, line);) {
@@ -96,6 +112,7 @@ absl::Status Score(const Options& options) {
       return absl::Status(score.status().code(), absl::StrCat(options.tokens_file, ":", number,
                                                               ": ", score.status().message()));
     }
+    if (!options.Speaks()) continue;
     ordered_json json = {{"loss", score->loss}, {"logprobs", score->logprobs}};
     if (model->leaks_future()) json["leaks_future"] = true;
     std::cout << Dump(json) << std::flush;
@@ -105,7 +122,7 @@ absl::Status Score(const Options& options) {
 
 absl::Status Eval(const Options& options) {
   ELA_ASSIGN_OR_RETURN(const std::unique_ptr<LoadedModel> model, Load(options));
-  const bool progress = !options.quiet && isatty(STDERR_FILENO) == 1;
+  const bool progress = options.Speaks() && !options.quiet && isatty(STDERR_FILENO) == 1;
   const auto tell = [&](int64_t done, int64_t all) {
     if (progress)
       std::fprintf(stderr, "\r%ld of %ld sequences%s", done, all, done < all ? "" : "\n");
@@ -113,6 +130,7 @@ absl::Status Eval(const Options& options) {
   ELA_ASSIGN_OR_RETURN(
       const HeldOutLoss result,
       EvaluateShards(model.get(), options.data, options.seq_len, options.max_sequences, tell));
+  if (!options.Speaks()) return absl::OkStatus();
   if (options.json()) {
     ordered_json json = {{"loss", result.loss},
                          {"perplexity", std::exp(result.loss)},
@@ -146,13 +164,14 @@ absl::Status GenerateText(const Options& options) {
   // One sample is shown as it grows; several come one after the other when they are whole.
   const bool streamed = !options.json() && options.generate.samples == 1;
   TextStream stream(tokenizer);
-  if (streamed) std::cout << options.prompt << std::flush;
+  if (streamed && options.Speaks()) std::cout << options.prompt << std::flush;
   const auto show = [&](int64_t, int32_t id) {
     if (streamed) std::cout << stream.Push(id) << std::flush;
     return static_cast<bool>(std::cout);
   };
   ELA_ASSIGN_OR_RETURN(const Generation result,
                        Generate(model.get(), prompt, options.generate, show));
+  if (!options.Speaks()) return absl::OkStatus();
   if (streamed) std::cout << stream.Finish() << "\n";
   for (size_t i = 0; i < result.tokens.size() && !streamed; ++i) {
     const std::string text = tokenizer->Decode(result.tokens[i]);
@@ -201,7 +220,7 @@ std::string Visible(const std::string& text) {
 absl::Status Experts(const Options& options) {
   ELA_ASSIGN_OR_RETURN(const std::unique_ptr<LoadedModel> model, Load(options));
   ELA_ASSIGN_OR_RETURN(const data::Tokenizer* tokenizer, model->tokenizer());
-  ELA_ASSIGN_OR_RETURN(const std::string text, ReadFile(options.text_file));
+  ELA_ASSIGN_OR_RETURN(const std::string text, ReadFile(options, options.text_file));
   ELA_ASSIGN_OR_RETURN(const std::vector<ExpertProfile> profiles,
                        ProfileExperts(model.get(), tokenizer->Encode(text),
                                       std::max<int64_t>(1, options.seq_len), options.top));
@@ -267,6 +286,35 @@ int ExitCodeOf(const absl::Status& status) {
   return absl::IsNotFound(status) ? 3 : 1;
 }
 
+// The ranks that mpirun has started, if it has.
+absl::StatusOr<std::unique_ptr<Communicator>> MakeWorld() {
+  if (LaunchedRank().empty()) return nullptr;
+  return MakeCommunicator(CommunicatorKind::kMpi, {});
+}
+
+// Users' mistakes are the same on all ranks, and one tells; others must not be waited for.
+int Leave(const Options& options, const absl::Status& status) {
+  const int code = ExitCodeOf(status);
+  const bool mistake = code == 2 || code == 3;
+  if (!status.ok() && (options.Speaks() || !mistake)) {
+    std::fprintf(stderr, "ela model: %s\n", std::string(status.message()).c_str());
+  }
+  if (!status.ok() && !mistake && options.world != nullptr) options.world->Abort(code);
+  return code;
+}
+
+int Run(Options options, absl::Status (*command)(const Options&)) {
+  auto world = MakeWorld();
+  if (!world.ok()) return Leave(options, world.status());
+  if (*world != nullptr && (*world)->size() > 1) {
+    options.world = world->get();
+    const auto local_ranks = LocalRanks(**world);
+    if (!local_ranks.ok()) return Leave(options, local_ranks.status());
+    options.local_ranks = *local_ranks;
+  }
+  return Leave(options, command(options));
+}
+
 int Main(int argc, char** argv) {
   Options options;
   CLI::App app("Scores, evaluates and generates with a trained model", "ela model");
@@ -298,22 +346,14 @@ int Main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
+    const std::string rank = LaunchedRank();
+    if (!rank.empty() && rank != "0") return error.get_exit_code() == 0 ? 0 : 2;
     return app.exit(error) == 0 ? 0 : 2;
   }
-  absl::Status status;
-  if (score->parsed()) {
-    status = Score(options);
-  } else if (eval->parsed()) {
-    status = Eval(options);
-  } else if (experts->parsed()) {
-    status = Experts(options);
-  } else {
-    status = GenerateText(options);
-  }
-  if (!status.ok()) {
-    std::fprintf(stderr, "ela model: %s\n", std::string(status.message()).c_str());
-  }
-  return ExitCodeOf(status);
+  if (score->parsed()) return Run(options, Score);
+  if (eval->parsed()) return Run(options, Eval);
+  if (experts->parsed()) return Run(options, Experts);
+  return Run(options, GenerateText);
 }
 
 }  // namespace

@@ -32,18 +32,6 @@ struct Options {
   TrainerOptions trainer;
 };
 
-// Variables that launchers set for the processes of an MPI job.
-constexpr const char* kRankVariables[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK",
-                                          "SLURM_PROCID"};
-
-// This process's rank, as far as a launcher says it; empty: started alone.
-std::string LaunchedRank() {
-  for (const char* name : kRankVariables) {
-    if (const char* value = std::getenv(name); value != nullptr) return value;
-  }
-  return "";
-}
-
 // Every rank meets the same bad job: one of them tells.
 int Complain(const std::string& message, int code) {
   const std::string rank = LaunchedRank();

@@ -76,6 +76,10 @@ ExpertProfile ProfileOf(const Tallies& tallies, size_t index, int64_t experts, i
 absl::StatusOr<std::vector<ExpertProfile>> ProfileExperts(LoadedModel* model,
                                                           const std::vector<int32_t>& ids,
                                                           int64_t window, int64_t top) {
+  if (model->shards() > 1) {
+    return absl::InvalidArgumentError(
+        "experts are looked into by one rank: start it without mpirun");
+  }
   if (ids.empty()) return absl::InvalidArgumentError("the text holds no token");
   const v1::MoeSpec& moe = model->spec().moe();
   Tallies tallies;

@@ -115,7 +115,7 @@ absl::StatusOr<Generation> Generate(LoadedModel* model, const std::vector<int32_
   const absl::Time begin = absl::Now();
   ELA_RETURN_IF_ERROR(Prefill(model, prompt, options.samples, batch.logits(), &cache));
   const absl::Time prefilled = absl::Now();
-  for (int64_t i = 0; i < options.max_tokens; ++i) {
+  for (int64_t i = 0; i < options.max_tokens && model->last_shard(); ++i) {
     if (!batch.Draw(on_token, &out) || i + 1 == options.max_tokens) break;
     ELA_RETURN_IF_ERROR(batch.Step(&cache));
   }

@@ -1,5 +1,6 @@
 // Generation: the prompt in one forward pass, then one token at a time with the states of fixed
-// size (model.md 1.4). Samples of one prompt are decoded together.
+// size (model.md 1.4). Samples of one prompt are decoded together. On several ranks each takes a
+// shard of the prompt; the last one, to which the states lead, decodes.
 #pragma once
 
 #include <cstdint>
@@ -31,6 +32,7 @@ struct Generation {
 
 /// `on_token(sample, id)` is called for each token as it is drawn; false ends the generation.
 /// InvalidArgument if the model cannot generate or the prompt holds an id out of the vocabulary.
+/// Collective over the ranks of the model; those before the last one draw no token.
 absl::StatusOr<Generation> Generate(
     LoadedModel* model, const std::vector<int32_t>& prompt, const GenerateOptions& options,
     const std::function<bool(int64_t sample, int32_t id)>& on_token);

@@ -1,5 +1,7 @@
-// A trained model in the memory of one rank, ready to score and to decode: from a checkpoint
-// (PATH[@STEP], a checkpoint or a run folder) or from an exported folder.
+// A trained model in the memory of a rank, ready to score and to decode: from a checkpoint
+// (PATH[@STEP], a checkpoint or a run folder) or from an exported folder. On several ranks each
+// holds all parameters and a shard of every sequence, as in training; the last one holds its end,
+// and the states with which decoding goes on.
 #pragma once
 
 #include <cstdint>
@@ -11,17 +13,25 @@
 #include "data/tokenizer.h"
 #include "ela/v1/job.pb.h"
 #include "trainer/model/decoder.h"
+#include "trainer/parallel/mesh.h"
 
 namespace ela::trainer {
 
 class LoadedModel {
  public:
   /// `tokenizer_path` empty: the one the model was trained or exported with, if it is still there.
-  /// Arithmetic is in float, whatever precision the model was trained in. Errors: NotFound,
-  /// InvalidArgument, DataLoss, as one line.
+  /// Arithmetic is in float, whatever precision the model was trained in. Collective over `world`
+  /// (null: this rank alone), which must outlive the model. Errors: NotFound, InvalidArgument,
+  /// DataLoss, as one line, the same on all ranks.
   static absl::StatusOr<std::unique_ptr<LoadedModel>> Load(const std::string& path,
                                                            const std::string& tokenizer_path,
-                                                           int num_threads);
+                                                           int num_threads,
+                                                           Communicator* world = nullptr);
+  /// The same from parameters in memory, without a tokenizer.
+  static absl::StatusOr<std::unique_ptr<LoadedModel>> Create(const v1::TrainingJob& job,
+                                                             const ParameterSource& source,
+                                                             int num_threads,
+                                                             Communicator* world = nullptr);
 
   const v1::ModelSpec& spec() const { return spec_; }
   /// Trained by the masked_token objective.
@@ -36,21 +46,29 @@ class LoadedModel {
   absl::StatusOr<const data::Tokenizer*> tokenizer() const;
   const LayerContext& context() const { return context_; }
   Decoder& decoder() { return *decoder_; }
+  /// The ranks that share every sequence; null: this one has it whole.
+  Communicator* sequence() const { return mesh_ == nullptr ? nullptr : &mesh_->sequence(); }
+  int shard() const { return mesh_ == nullptr ? 0 : mesh_->sequence_index(); }
+  int shards() const { return mesh_ == nullptr ? 1 : mesh_->sizes().sequence; }
+  bool last_shard() const { return shard() == shards() - 1; }
 
-  /// Rows of `copies` equal sequences of token ids; InvalidArgument if one is not in the
-  /// vocabulary. Targets are the following ids. `closed`: the last id is a target only, so every
-  /// row has one.
+  /// This shard's rows of `copies` equal sequences of token ids; InvalidArgument if one is not in
+  /// the vocabulary. Targets are the following ids. `closed`: the last id is a target only, so
+  /// every row has one.
   absl::StatusOr<TokenRows> Rows(const std::vector<int32_t>& ids, bool closed,
                                  int64_t copies = 1) const;
 
  private:
   LoadedModel() = default;
-  absl::Status Build(const ParameterSource& source, int num_threads);
+  void Describe(const v1::TrainingJob& job);
+  absl::Status Open(const std::string& resolved_job, const std::string& tokenizer_path);
+  absl::Status Build(const ParameterSource& source, int num_threads, Communicator* world);
 
   v1::ModelSpec spec_;
   bool causal_ = true, leaks_future_ = false, masked_ = false, document_mask_ = true;
   std::string tokenizer_error_;
   std::unique_ptr<data::Tokenizer> tokenizer_;
+  std::unique_ptr<Mesh> mesh_;  // null: one rank
   std::unique_ptr<ParameterStore> store_;
   std::unique_ptr<Decoder> decoder_;
   kernels::Arena scratch_, saved_;

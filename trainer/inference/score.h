@@ -1,4 +1,5 @@
-// Log-probabilities of given tokens, and held-out loss.
+// Log-probabilities of given tokens, and held-out loss. Collective over the ranks of the model, and
+// the same on all of them.
 #pragma once
 
 #include <cstdint>

@@ -46,8 +46,8 @@ class Mixer {
 
   /// Decoding (causal mixers): a cache that has seen nothing, for B sequences.
   virtual std::unique_ptr<MixerCache> NewCache(const LayerContext& layer, int64_t sequences) = 0;
-  /// After FinishForward, `in` and `rows` as they were there, one document a sequence: the cache
-  /// then has seen all tokens up to this rank's last.
+  /// After FinishForward, `in` and `rows` as they were there, one document a sequence. Collective
+  /// over the shards; the last one's cache then has seen all tokens, the others' are of no use.
   virtual absl::Status FillCache(const LayerContext& layer, const Qkv& in, const TokenRows& rows,
                                  MixerCache* cache) = 0;
   /// One token of each of B sequences: y [B, H, D].

@@ -45,28 +45,39 @@ absl::Status SoftmaxMixer::FillCache(const LayerContext& layer, const Qkv& in,
                                      const TokenRows& rows, MixerCache* cache) {
   const kernels::ArenaScope scope(layer.ctx.scratch);
   auto* kv = static_cast<KeyValueCache*>(cache);
-  const int own = rows.folds().shard, shards = rows.folds().shards;
-  int64_t most = 0;
-  for (int j = 0; j < shards; ++j) most = std::max(most, rows.ShardRows(j));
-  const size_t bytes = static_cast<size_t>(most) * BytesOf(layer, false).keys;
-  char* mine = static_cast<char*>(layer.ctx.scratch->Take(bytes));
+  const int shards = sequence_ == nullptr ? 1 : sequence_->size();
+  const int own = sequence_ == nullptr ? 0 : sequence_->rank();
+  const size_t row_bytes = BytesOf(layer, false).keys;
+  const auto bytes_of = [&](int shard) {
+    return static_cast<size_t>(sequence_ == nullptr ? rows.count() : rows.ShardRows(shard)) *
+           row_bytes;
+  };
+  std::vector<size_t> sent(static_cast<size_t>(shards)), received(static_cast<size_t>(shards));
+  sent.back() = bytes_of(own);
+  char* mine = static_cast<char*>(layer.ctx.scratch->Take(sent.back()));
   char* all = mine;
   const Keys packed = KeysAt(layer, mine, rows.count());
   kernels::Copy(layer.ctx, packed.k, in.k);
   kernels::Copy(layer.ctx, packed.v, in.v);
   if (sequence_ != nullptr) {
-    all = static_cast<char*>(layer.ctx.scratch->Take(bytes * static_cast<size_t>(shards)));
-    ELA_RETURN_IF_ERROR(sequence_->AllGather(all, mine, bytes));
+    size_t bytes = 0;
+    for (int j = 0; j < shards && own == shards - 1; ++j) {
+      received[static_cast<size_t>(j)] = bytes_of(j);
+      bytes += bytes_of(j);
+    }
+    all = static_cast<char*>(layer.ctx.scratch->Take(bytes));
+    ELA_RETURN_IF_ERROR(sequence_->AllToAllV(all, received, mine, sent));
+    if (own != shards - 1) return absl::OkStatus();
   }
-  for (int j = 0; j <= own; ++j) {
-    const Keys keys =
-        KeysAt(layer, all + (sequence_ == nullptr ? 0 : bytes * static_cast<size_t>(j)),
-               rows.ShardRows(j));
-    const int64_t length = rows.ShardRows(j) / std::max<int64_t>(1, rows.sequences());
+  for (int j = 0; j < shards; ++j) {
+    const int64_t shard_rows = static_cast<int64_t>(bytes_of(j) / row_bytes);
+    const Keys keys = KeysAt(layer, all, shard_rows);
+    const int64_t length = shard_rows / std::max<int64_t>(1, rows.sequences());
     for (int64_t b = 0; b < rows.sequences(); ++b) {
       Append(keys.k, b * length, (b + 1) * length, &kv->k[static_cast<size_t>(b)]);
       Append(keys.v, b * length, (b + 1) * length, &kv->v[static_cast<size_t>(b)]);
     }
+    all += bytes_of(j);
   }
   return absl::OkStatus();
 }

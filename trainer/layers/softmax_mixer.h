@@ -38,7 +38,7 @@ class SoftmaxMixer : public Mixer {
   absl::Status FinishBackward(const LayerContext& layer, const Qkv& din, kernels::Tensor dy,
                               kernels::Tensor y, const Qkv& in, const TokenRows& rows) override;
   std::unique_ptr<MixerCache> NewCache(const LayerContext& layer, int64_t sequences) override;
-  /// Collective over the sequence shards: a rank's cache takes the keys of all ranks up to it.
+  /// The keys and values of all shards go to the last one.
   absl::Status FillCache(const LayerContext& layer, const Qkv& in, const TokenRows& rows,
                          MixerCache* cache) override;
   void Decode(const LayerContext& layer, kernels::Tensor y, const Qkv& in,

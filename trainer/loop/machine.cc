@@ -54,6 +54,13 @@ std::string HostName() {
   return gethostname(name, sizeof name - 1) == 0 ? name : "unknown";
 }
 
+std::string LaunchedRank() {
+  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"}) {
+    if (const char* value = std::getenv(name); value != nullptr) return value;
+  }
+  return "";
+}
+
 absl::StatusOr<int> LocalRanks(Communicator& world) {
   const std::string host = HostName();
   ELA_ASSIGN_OR_RETURN(const std::vector<std::string> hosts, GatherStrings(world, host));

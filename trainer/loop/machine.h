@@ -12,6 +12,9 @@ namespace ela::trainer {
 
 std::string HostName();
 
+/// This process's rank in an MPI job, as far as a launcher says it; empty: started alone.
+std::string LaunchedRank();
+
 /// Collective: how many ranks of `world` run on this host.
 absl::StatusOr<int> LocalRanks(Communicator& world);
 

@@ -58,7 +58,8 @@ class Decoder {
   /// Decoding: what B sequences carry from token to token.
   std::vector<LayerCache> NewCache(const LayerContext& layer, int64_t sequences) const;
   /// After Forward of `rows`, one document a sequence and not recomputing: *cache has seen them,
-  /// and logits [B, V] follow the last token of each.
+  /// and logits [B, V] follow the last token of each. Collective over the sequence shards, of which
+  /// only the last one's cache and logits are whole and may be decoded from.
   absl::Status FillCache(const LayerContext& layer, const TokenRows& rows, kernels::Tensor logits,
                          std::vector<LayerCache>* cache) const;
   /// logits [B, V] after one token of each sequence: ids [B], positions [B].
