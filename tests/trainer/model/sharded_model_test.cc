@@ -19,6 +19,8 @@ struct Layout {
   DocumentStarts starts;
 };
 
+const char* const kLobe = "model.memory_lobe.enabled=true";
+
 /// Documents of one token, cut by shards, on their boundaries, and longer than two of them; lengths
 /// that no number of shards divides; a sequence shorter than the number of shards.
 std::vector<Layout> Layouts() {
@@ -45,9 +47,23 @@ const std::vector<std::vector<std::string>>& Models() {
   return models;
 }
 
+/// Every kernel, causal without and with decay, and bidirectional, in attention and lobe alike.
+std::vector<std::vector<std::string>> EveryKernel() {
+  std::vector<std::vector<std::string>> models;
+  for (const char* kernel : {"hadamard_exp", "sum_squared", "sub_squared", "modulated_dot"}) {
+    const std::string of = std::string("model.attention.kernel=") + kernel;
+    models.push_back({of, "model.attention.decay=none", kLobe});
+    models.push_back({of, "model.attention.decay=head", kLobe});
+    models.push_back(
+        {of, "training.objective=masked_token", kLobe, "model.memory_lobe.mode=bidirectional"});
+  }
+  return models;
+}
+
 void ExpectSameOnEveryMesh(Backend backend, double tolerance, const std::vector<MeshSizes>& meshes,
-                           const std::vector<Layout>& layouts) {
-  for (const std::vector<std::string>& sets : Models()) {
+                           const std::vector<Layout>& layouts,
+                           const std::vector<std::vector<std::string>>& models = Models()) {
+  for (const std::vector<std::string>& sets : models) {
     const v1::TrainingJob job = TinyJob(sets);
     for (const Layout& layout : layouts) {
       const Documents documents = RandomDocuments(layout.length, layout.starts, 31, 5);
@@ -57,8 +73,8 @@ void ExpectSameOnEveryMesh(Backend backend, double tolerance, const std::vector<
             RunModel(job, documents, WideValues(2), {.backend = backend, .mesh = mesh});
         const auto [distance, name] = WorstDistance(meshed, alone);
         EXPECT_LE(distance, tolerance)
-            << name << ", " << sets[0] << ", " << layout.name << ", data " << mesh.data
-            << " sequence " << mesh.sequence << " expert " << mesh.expert;
+            << name << ", " << ::testing::PrintToString(sets) << ", " << layout.name << ", data "
+            << mesh.data << " sequence " << mesh.sequence << " expert " << mesh.expert;
         EXPECT_EQ(meshed.expert_counts, alone.expert_counts);
       }
     }
@@ -71,6 +87,16 @@ TEST(SequenceSharded, IsTheWholeSequenceInDouble) {
 
 TEST(SequenceSharded, IsTheWholeSequenceInFloat) {
   ExpectSameOnEveryMesh(Backend::kCpu, kFloat, {{1, 2, 1}, {1, 3, 1}, {1, 4, 1}}, Layouts());
+}
+
+TEST(SequenceSharded, IsTheWholeSequenceForEveryKernelInDouble) {
+  ExpectSameOnEveryMesh(Backend::kReference, kDouble, {{1, 1, 1}, {1, 2, 1}, {1, 3, 1}, {1, 4, 1}},
+                        {Layouts()[0], Layouts()[1]}, EveryKernel());
+}
+
+TEST(SequenceSharded, IsTheWholeSequenceForEveryKernelInFloat) {
+  ExpectSameOnEveryMesh(Backend::kCpu, kFloat, {{1, 1, 1}, {1, 2, 1}, {1, 3, 1}, {1, 4, 1}},
+                        {Layouts()[0], Layouts()[1]}, EveryKernel());
 }
 
 TEST(Mesh, EveryFactorisationOfFourRanksIsOneRank) {
