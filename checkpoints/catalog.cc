@@ -1,6 +1,7 @@
 // Catalog: a small RocksDB that is open only while an operation runs. So its lock guards operations
 // and not processes: a newer attempt never waits for an old one that hangs, and fences it.
 #include <algorithm>
+#include <limits>
 #include <set>
 #include <utility>
 
@@ -123,6 +124,7 @@ class CatalogImpl : public Catalog {
         batch.Put(GoneKey(StepName(manifest.step(), replaced->attempt())), "");
       }
       ELA_RETURN_IF_ERROR(store->Write(batch));
+      committed_ = manifest.step();
     }
     WriteCopy(manifest);
     return absl::OkStatus();
@@ -161,7 +163,7 @@ class CatalogImpl : public Catalog {
       ELA_RETURN_IF_ERROR(CheckFence(state.fence));
       kv::Batch batch;
       ForgetRemoved(state, &batch);
-      GiveUp(keep_last, keep_every, &state, &batch);
+      GiveUp(keep_last, keep_every, committed_, &state, &batch);
       ELA_RETURN_IF_ERROR(store->Write(batch));
     }
     return Clear(state);
@@ -193,10 +195,14 @@ class CatalogImpl : public Catalog {
     }
   }
 
-  static void GiveUp(int64_t keep_last, int64_t keep_every, CatalogState* state, kv::Batch* batch) {
+  /// Steps after `newest`, which a run that went on from an earlier one could not read, do not
+  /// count.
+  static void GiveUp(int64_t keep_last, int64_t keep_every, int64_t newest, CatalogState* state,
+                     kv::Batch* batch) {
     keep_last = std::max<int64_t>(keep_last, 1);
-    int64_t newer = static_cast<int64_t>(state->steps.size());
-    for (auto it = state->steps.begin(); it != state->steps.end();) {
+    const auto end = state->steps.upper_bound(newest);
+    int64_t newer = std::distance(state->steps.begin(), end);
+    for (auto it = state->steps.begin(); it != end;) {
       const bool keep = newer-- <= keep_last || (keep_every > 0 && it->first % keep_every == 0);
       if (keep) {
         ++it;
@@ -223,7 +229,7 @@ class CatalogImpl : public Catalog {
     // Committed once, as its COMMIT says, damaged or not: not ours to remove.
     if (kv::Exists(CommitFile(StepFolder(path_, parsed->step, parsed->attempt)))) return false;
     if (parsed->attempt < attempt_) return true;
-    return !state.steps.empty() && parsed->step < state.steps.rbegin()->first;
+    return !state.steps.empty() && parsed->step < std::min(committed_, state.steps.rbegin()->first);
   }
 
   absl::Status Clear(const CatalogState& state) {
@@ -242,6 +248,8 @@ class CatalogImpl : public Catalog {
   const std::string path_;
   int64_t attempt_;    // -1: for reading only
   absl::Mutex mutex_;  // one operation of this process at a time
+  // The step that this attempt committed last.
+  int64_t committed_ = std::numeric_limits<int64_t>::max();
 };
 
 }  // namespace

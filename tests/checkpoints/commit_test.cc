@@ -178,6 +178,19 @@ TEST_F(CommitTest, RetentionKeepsTheNewestAndTheMultiples) {
   EXPECT_EQ(Compare(70), absl::OkStatus());
 }
 
+TEST_F(CommitTest, RetentionKeepsWhatIsCommittedBelowStepsThatCouldNotBeRead) {
+  {
+    const auto first = Open(1);
+    for (const int64_t step : {10, 20, 30}) ASSERT_EQ(Save(first.get(), step), absl::OkStatus());
+  }
+  const auto second = Open(2);  // went on from step 10
+  for (const int64_t step : {12, 14}) ASSERT_EQ(Save(second.get(), step), absl::OkStatus());
+  Written(16);  // may be under way
+  ASSERT_EQ(second->Collect(1, 0), absl::OkStatus());
+  EXPECT_THAT(Steps(), ElementsAre(14, 20, 30));
+  EXPECT_EQ(Compare(14), absl::OkStatus());
+}
+
 TEST_F(CommitTest, RetentionClearsSavesThatFailedBeforeTheNewestCommit) {
   const auto catalog = Open(1);
   Written(90);

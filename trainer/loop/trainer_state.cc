@@ -192,6 +192,11 @@ absl::Status Trainer::FinalCheckpoint() {
   Phase("checkpoint");
   absl::Status saved;
   if (checkpoint_step_ != state_.step()) {
+    // That an earlier save failed says nothing of this one.
+    if (const absl::Status earlier = checkpointer_->Finish(); !earlier.ok()) {
+      if (absl::IsAborted(earlier)) return earlier;
+      log_->error("the checkpoint before this one failed: {}", std::string(earlier.message()));
+    }
     saved = checkpointer_->Start(*optimizer_, ManifestHeader());
     if (saved.ok()) checkpoint_step_ = state_.step();
   }
