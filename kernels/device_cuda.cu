@@ -57,7 +57,9 @@ const int64_t* UploadWords(const Context& ctx, const int64_t* words, int64_t cou
 
 int NumCudaDevices() {
   int count = 0;
-  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+  const bool counted = cudaGetDeviceCount(&count) == cudaSuccess;
+  cudaGetLastError();
+  return counted ? count : 0;
 }
 
 std::string WhyNoCudaDevice() {
@@ -79,6 +81,7 @@ CudaDevice::~CudaDevice() = default;
 
 absl::StatusOr<std::unique_ptr<CudaDevice>> CudaDevice::Open(int ordinal) {
   const auto failed = [&](const char* what, const char* why) {
+    cudaGetLastError();  // told here; the next launch must not find it
     return absl::FailedPreconditionError(
         absl::StrCat("CUDA device ", ordinal, ": ", what, ": ", why));
   };
