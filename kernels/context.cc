@@ -60,8 +60,6 @@ void* Arena::Take(size_t bytes) {
   // Overflow blocks count as used, so what is taken after one also overflows: addresses stay those
   // of a stack.
   if (used_ <= size_) return base_ + mark;
-  ELA_CHECK(backend_ != Backend::kCuda, "%zu bytes on a device arena of %zu with %zu taken", bytes,
-            size_, mark);
   char* memory = Allocate(bytes, backend_);
   overflow_ = new Overflow{memory, mark, overflow_};
   return memory;

@@ -28,8 +28,8 @@ class Arena {
   /// Makes the arena hold at least `bytes`; only while nothing is taken. Device memory is of the
   /// calling thread's card; not enough of it ends the process with the numbers.
   void Reserve(size_t bytes, Backend backend);
-  /// `bytes` of memory aligned to 256. On the host an arena that is too small takes an overflow
-  /// block, released with the mark, and remembers the peak; on a device that is a programmer error.
+  /// `bytes` of memory aligned to 256. An arena that is too small takes an overflow block, released
+  /// with the mark (on a device that waits for the device), and remembers the peak.
   void* Take(size_t bytes);
   size_t Mark() const { return used_; }
   void Release(size_t mark);

@@ -66,6 +66,14 @@ void CopyOut(const Context& ctx, void* to, const Tensor& from) {
   std::memcpy(to, from.data(), bytes);
 }
 
+Tensor Uploaded(const Context& ctx, const Tensor& host) {
+  if (ctx.backend != Backend::kCuda) return host;
+  ELA_CHECK(host.rank() == 1, "rank %d", host.rank());
+  const Tensor copy(ctx.scratch->Take(BytesOf(host)), host.dtype(), {host.numel()});
+  CopyIn(ctx, copy, host.data());
+  return copy;
+}
+
 void Clear(const Context& ctx, const Tensor& x) {
   const size_t bytes = BytesOf(x);
   if (bytes == 0) return;

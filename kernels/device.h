@@ -75,6 +75,9 @@ void CopyIn(const Context& ctx, const Tensor& to, const void* from);
 void CopyOut(const Context& ctx, void* to, const Tensor& from);
 /// Sets every byte to zero.
 void Clear(const Context& ctx, const Tensor& x);
+/// `host` [n], in host memory, where the context's back end can read it: the tensor itself on the
+/// host back ends, a copy in scratch memory on CUDA. The caller holds an ArenaScope over it.
+Tensor Uploaded(const Context& ctx, const Tensor& host);
 
 namespace internal {
 

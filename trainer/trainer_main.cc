@@ -16,6 +16,7 @@
 #include "proto/job/job_file.h"
 #include "proto/job/writer.h"
 #include "proto/status_macros.h"
+#include "trainer/loop/choose_device.h"
 #include "trainer/loop/machine.h"
 #include "trainer/loop/stop_signal.h"
 #include "trainer/loop/trainer.h"
@@ -85,8 +86,15 @@ int Train(Options options) {
   const int early_rank = launched.empty() ? 0 : std::atoi(launched.c_str());
   const auto job = ReadJob(options);
   if (!job.ok()) return LeaveEarly(options, early_rank, job.status());
+  std::unique_ptr<kernels::CudaDevice> device;  // outlives the world
   auto world = MakeWorld(job->spec());
   if (!world.ok()) return LeaveEarly(options, early_rank, world.status());
+  auto chosen = ChooseDevice(job->spec().resources().device(), **world);
+  if (!chosen.ok()) return LeaveEarly(options, (*world)->rank(), chosen.status());
+  device = *std::move(chosen);
+  world = WorldOf(*std::move(world), device.get());
+  if (!world.ok()) return LeaveEarly(options, early_rank, world.status());
+  options.trainer.device = device.get();
   const auto local_ranks = LocalRanks(**world);
   if (!local_ranks.ok()) return LeaveEarly(options, (*world)->rank(), local_ranks.status());
   options.trainer.local_ranks = *local_ranks;

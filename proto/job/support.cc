@@ -26,9 +26,6 @@ constexpr Row kTable[] = {
               spec.resources().nodes() > 1;
      },
      "the local launcher has one node; use 1"},
-    {"spec.resources.device",
-     [](const v1::JobSpec& spec) { return spec.resources().device() == v1::DEVICE_KIND_CUDA; },
-     "cuda is not supported by this build yet; use auto or cpu"},
 };
 
 }  // namespace

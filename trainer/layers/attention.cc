@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "kernels/device.h"
 #include "kernels/ops.h"
 #include "proto/status_macros.h"
 
@@ -36,13 +37,14 @@ absl::Status AttentionLayer::Forward(const LayerContext& layer, Tensor out, Tens
   qkv_ = layer.Saved({t, 3 * d});
   y_ = layer.Saved({t, num_heads_, d / num_heads_});
   const Qkv in = SplitHeads(qkv_, num_heads_);
+  const Tensor positions = kernels::Uploaded(ctx, rows.positions());
 
   kernels::RmsNormForward(ctx, normed_, rstd_, x, parameters_.norm.value);
   kernels::LinearForward(ctx, qkv_.Columns(d, 3 * d), normed_, w.Rows(d, 3 * d));
-  kernels::Rope(ctx, in.k, rows.positions(), rope_theta_, /*inverse=*/false);
+  kernels::Rope(ctx, in.k, positions, rope_theta_, /*inverse=*/false);
   ELA_RETURN_IF_ERROR(mixer_->StartForward(layer, in, rows));
   kernels::LinearForward(ctx, qkv_.Columns(0, d), normed_, w.Rows(0, d));
-  kernels::Rope(ctx, in.q, rows.positions(), rope_theta_, /*inverse=*/false);
+  kernels::Rope(ctx, in.q, positions, rope_theta_, /*inverse=*/false);
   ELA_RETURN_IF_ERROR(mixer_->FinishForward(layer, y_, in, rows));
   kernels::LinearForward(ctx, out, y_.View({t, d}), parameters_.out.value);
   return absl::OkStatus();
@@ -57,6 +59,7 @@ absl::Status AttentionLayer::Backward(const LayerContext& layer, Tensor dx, Tens
   const Tensor dqkv = layer.Scratch({t, 3 * d});
   const Tensor dnormed = layer.Scratch({t, d});
   const Qkv in = SplitHeads(qkv_, num_heads_), din = SplitHeads(dqkv, num_heads_);
+  const Tensor positions = kernels::Uploaded(ctx, rows.positions());
 
   kernels::LinearBackward(ctx, dy.View({t, d}), Tensor(), dout, y_.View({t, d}),
                           parameters_.out.value);
@@ -64,8 +67,8 @@ absl::Status AttentionLayer::Backward(const LayerContext& layer, Tensor dx, Tens
   kernels::LinearBackward(ctx, Tensor(), parameters_.out.grad, dout, y_.View({t, d}),
                           parameters_.out.value);
   ELA_RETURN_IF_ERROR(mixer_->FinishBackward(layer, din, dy, y_, in, rows));
-  kernels::Rope(ctx, din.q, rows.positions(), rope_theta_, /*inverse=*/true);
-  kernels::Rope(ctx, din.k, rows.positions(), rope_theta_, /*inverse=*/true);
+  kernels::Rope(ctx, din.q, positions, rope_theta_, /*inverse=*/true);
+  kernels::Rope(ctx, din.k, positions, rope_theta_, /*inverse=*/true);
   kernels::LinearBackward(ctx, dnormed, parameters_.qkv.grad, dqkv, normed_, parameters_.qkv.value);
   kernels::RmsNormBackward(ctx, dx, parameters_.norm.grad, dnormed, x_, parameters_.norm.value,
                            rstd_);

@@ -1,6 +1,6 @@
 #include "trainer/layers/layer_context.h"
 
-#include <algorithm>
+#include "kernels/device.h"
 
 namespace ela::trainer {
 namespace {
@@ -39,10 +39,10 @@ Tensor LayerContext::ScratchStatistic(std::initializer_list<int64_t> shape,
   const Tensor t = ScratchStatistic(shape);
   ELA_CHECK(t.numel() == static_cast<int64_t>(values.size()));
   if (statistic == DType::kF64) {
-    std::copy(values.begin(), values.end(), t.as<double>());
+    kernels::CopyIn(ctx, t, values.data());
   } else {
-    std::transform(values.begin(), values.end(), t.as<float>(),
-                   [](double x) { return static_cast<float>(x); });
+    const std::vector<float> floats(values.begin(), values.end());
+    kernels::CopyIn(ctx, t, floats.data());
   }
   return t;
 }

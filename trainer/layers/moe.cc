@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "kernels/device.h"
 #include "kernels/ops.h"
 #include "proto/status_macros.h"
 
@@ -37,6 +38,15 @@ absl::Status MoeLayer::Return(const LayerContext& layer, Tensor sorted, Tensor b
   return absl::OkStatus();
 }
 
+// The counts come to the host: what follows is as long as they say. One expert gets every slot.
+absl::Status MoeLayer::Plan(const LayerContext& layer, Tensor counts, int64_t slots) {
+  std::vector<int64_t> rows(static_cast<size_t>(config_.num_experts), slots);
+  if (rows.size() > 1) kernels::CopyOut(layer.ctx, rows.data(), counts);
+  if (expert_ != nullptr) return PlanDispatch(*expert_, rows.data(), config_.num_experts, &plan_);
+  plan_ = LocalDispatchPlan(rows);
+  return absl::OkStatus();
+}
+
 absl::Status MoeLayer::Forward(const LayerContext& layer, Tensor out, Tensor x) {
   const kernels::Context& ctx = layer.ctx;
   const kernels::ArenaScope scope(ctx.scratch);
@@ -53,13 +63,7 @@ absl::Status MoeLayer::Forward(const LayerContext& layer, Tensor out, Tensor x) 
   kernels::RouterForward(ctx, probs_, weights_, experts_, x, parameters_.router.value,
                          parameters_.router_bias.value);
   kernels::SortSlots(ctx, slot_of_row_, row_of_slot_, counts, experts_);
-  if (expert_ != nullptr) {
-    ELA_RETURN_IF_ERROR(PlanDispatch(*expert_, counts.as<int64_t>(), config_.num_experts, &plan_));
-  } else {
-    plan_ = MakeDispatchPlan({counts.as<int64_t>(), counts.as<int64_t>() + config_.num_experts},
-                             config_.num_experts, 0, 1);
-  }
-
+  ELA_RETURN_IF_ERROR(Plan(layer, counts, slots));
   const int64_t r = plan_.rows();
   rows_ = layer.Saved({r, d});
   weight_rows_ = layer.SavedStatistic({r});

@@ -63,6 +63,7 @@ class MoeLayer {
   kernels::Tensor weights() const { return weights_; }
 
  private:
+  absl::Status Plan(const LayerContext& layer, kernels::Tensor counts, int64_t slots);
   absl::Status Dispatch(const LayerContext& layer, kernels::Tensor by_expert,
                         kernels::Tensor sorted) const;
   absl::Status Return(const LayerContext& layer, kernels::Tensor sorted,

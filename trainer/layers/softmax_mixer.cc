@@ -3,6 +3,7 @@
 #include <limits>
 #include <utility>
 
+#include "kernels/device.h"
 #include "kernels/ops.h"
 #include "proto/status_macros.h"
 
@@ -84,22 +85,34 @@ void SoftmaxMixer::PackQueries(const LayerContext& layer, const Queries& queries
   kernels::Copy(layer.ctx, packed.delta, queries.delta);
 }
 
+/// Of query rows [begin, end) and all keys, where the back end reads them.
+SoftmaxMixer::PlaceTensors SoftmaxMixer::PlacesOf(const LayerContext& layer, const Queries& queries,
+                                                  const Keys& keys, int64_t begin, int64_t end) {
+  const auto uploaded = [&](const Tensor& x) { return kernels::Uploaded(layer.ctx, x); };
+  return {uploaded(Indices(queries.places.documents).Rows(begin, end)),
+          uploaded(Indices(keys.places.documents)),
+          uploaded(Indices(queries.places.positions).Rows(begin, end)),
+          uploaded(Indices(keys.places.positions))};
+}
+
 void SoftmaxMixer::Fold(const LayerContext& layer, Tensor y, Tensor lse, const Queries& queries,
                         const Keys& keys, int64_t begin, int64_t end) const {
-  kernels::SoftmaxAttentionForward(
-      layer.ctx, y, lse, queries.q.Rows(begin, end), keys.k, keys.v,
-      Indices(queries.places.documents).Rows(begin, end), Indices(keys.places.documents),
-      Indices(queries.places.positions).Rows(begin, end), Indices(keys.places.positions), config_);
+  const kernels::ArenaScope scope(layer.ctx.scratch);
+  const PlaceTensors places = PlacesOf(layer, queries, keys, begin, end);
+  kernels::SoftmaxAttentionForward(layer.ctx, y, lse, queries.q.Rows(begin, end), keys.k, keys.v,
+                                   places.q_document, places.k_document, places.q_position,
+                                   places.k_position, config_);
 }
 
 void SoftmaxMixer::AddGradients(const LayerContext& layer, Tensor dq, Tensor dk, Tensor dv,
                                 const Queries& queries, const Keys& keys, int64_t begin,
                                 int64_t end) const {
+  const kernels::ArenaScope scope(layer.ctx.scratch);
+  const PlaceTensors places = PlacesOf(layer, queries, keys, begin, end);
   kernels::SoftmaxAttentionBackward(
       layer.ctx, dq, dk, dv, queries.dy.Rows(begin, end), queries.q.Rows(begin, end), keys.k,
-      keys.v, queries.lse.Rows(begin, end), queries.delta.Rows(begin, end),
-      Indices(queries.places.documents).Rows(begin, end), Indices(keys.places.documents),
-      Indices(queries.places.positions).Rows(begin, end), Indices(keys.places.positions), config_);
+      keys.v, queries.lse.Rows(begin, end), queries.delta.Rows(begin, end), places.q_document,
+      places.k_document, places.q_position, places.k_position, config_);
 }
 
 absl::Status SoftmaxMixer::StartForward(const LayerContext& layer, const Qkv& in,

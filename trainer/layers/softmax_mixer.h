@@ -54,6 +54,11 @@ class SoftmaxMixer : public Mixer {
     kernels::Tensor k, v;
     RowPlaces places;
   };
+  struct PlaceTensors {
+    kernels::Tensor q_document, k_document, q_position, k_position;
+  };
+  static PlaceTensors PlacesOf(const LayerContext& layer, const Queries& queries, const Keys& keys,
+                               int64_t begin, int64_t end);
   /// `memory` as the tensors of a message about `rows` rows.
   Keys KeysAt(const LayerContext& layer, char* memory, int64_t rows) const;
   Queries QueriesAt(const LayerContext& layer, char* memory, int64_t rows, bool backward) const;

@@ -27,8 +27,8 @@ int64_t AvailableMemory();
 /// Bytes of this process in memory; 0: unknown.
 int64_t ResidentMemory();
 
-/// FLOP/s of a 768^3 matrix product on this rank, best of five: what ela_train_mfu_ratio divides
-/// by.
+/// FLOP/s of a matrix product on this rank (768^3 on the CPU, 4096^3 on a device), best of five:
+/// what ela_train_mfu_ratio divides by.
 double MeasureProductRate(const LayerContext& layer);
 
 }  // namespace ela::trainer

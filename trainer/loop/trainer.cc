@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "kernels/ops.h"
 #include "proto/status_macros.h"
 #include "trainer/loop/evaluation.h"
 
@@ -82,8 +83,8 @@ absl::Status Trainer::Step() {
   scratch_.Reserve(scratch_.peak_bytes(), layer_.ctx.backend);
   ELA_ASSIGN_OR_RETURN(const StepLoss loss, train_step_->Run(layer_, batch, filled, MyFlags()));
   if (fault_.Hits(Fault::Kind::kNan, world_->rank(), step)) {
-    store_->flat_grads(ParameterClass::kDense).as<float>()[0] =
-        std::numeric_limits<float>::quiet_NaN();
+    kernels::Fill(layer_.ctx, store_->flat_grads(ParameterClass::kDense).Rows(0, 1),
+                  std::numeric_limits<double>::quiet_NaN());
     fault_.kind = Fault::Kind::kNone;  // once, also if the step comes again
   }
 

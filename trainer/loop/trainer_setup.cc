@@ -63,8 +63,12 @@ data::LoaderOptions LoaderOptionsOf(const v1::JobSpec& spec, const std::string& 
 
 absl::Status Trainer::Prepare() {
   ELA_RETURN_IF_ERROR(PrepareFolder());
-  log_->info("rank {} of {} on {}, pid {}, {} threads", world_->rank(), world_->size(), HostName(),
-             getpid(), options_.num_threads);
+  const std::string place =
+      options_.device == nullptr
+          ? absl::StrCat(options_.num_threads, " threads")
+          : absl::StrCat("card ", options_.device->ordinal(), ", ", options_.device->name());
+  log_->info("rank {} of {} on {}, pid {}, {}", world_->rank(), world_->size(), HostName(),
+             getpid(), place);
   ELA_RETURN_IF_ERROR(CheckMemory());
   const MeshSizes sizes = {static_cast<int>(spec().parallelism().data()),
                            static_cast<int>(spec().parallelism().sequence()),
@@ -99,16 +103,22 @@ absl::Status Trainer::PrepareFolder() {
 
 absl::Status Trainer::CheckMemory() {
   const job::MemoryPlan plan = job::PlanMemory(job_);
-  const int64_t needed = plan.total() * options_.local_ranks, available = AvailableMemory();
+  // Ranks that share a card each see what the others have left.
+  const bool on_card = options_.device != nullptr;
+  const int64_t needed =
+      on_card ? plan.total() - plan.staging : plan.total() * options_.local_ranks;
+  const int64_t available =
+      on_card ? static_cast<int64_t>(options_.device->free_bytes()) : AvailableMemory();
   absl::Status mine;
   if (available > 0 && needed > available) {
     constexpr double kGiB = 1 << 30;
     mine = absl::InvalidArgumentError(absl::StrFormat(
-        "the job needs %.2f GiB on this machine (%d ranks of %.2f GiB), %.2f GiB are available: "
+        "the job needs %.2f GiB on this %s (%d ranks of %.2f GiB), %.2f GiB are available: "
         "lower training.micro_batch_size or data.seq_len, set training.recompute: true, or use "
         "more nodes",
-        static_cast<double>(needed) / kGiB, options_.local_ranks,
-        static_cast<double>(plan.total()) / kGiB, static_cast<double>(available) / kGiB));
+        static_cast<double>(needed) / kGiB, on_card ? "card" : "machine",
+        on_card ? 1 : options_.local_ranks, static_cast<double>(plan.total()) / kGiB,
+        static_cast<double>(available) / kGiB));
   }
   saved_reserved_ = static_cast<size_t>(plan.activations);
   scratch_reserved_ = static_cast<size_t>(plan.workspace);
@@ -145,11 +155,16 @@ absl::Status Trainer::BuildModel() {
   const bool bf16 = spec().training().precision() == v1::PRECISION_BF16;
   StoreOptions store;
   store.dtype = bf16 ? kernels::DType::kBf16 : kernels::DType::kF32;
+  store.device = options_.device;
   store.lobe_only = spec().training().train_only() == v1::TRAIN_ONLY_MEMORY_LOBE;
   store_ = std::make_unique<ParameterStore>(job::Parameters(spec().model()), *mesh_, store);
 
   kernels::Context ctx;
-  ctx.backend = kernels::Backend::kCpu;
+  if (options_.device != nullptr) {
+    ctx.backend = kernels::Backend::kCuda;
+    ctx.device = options_.device;
+    ctx.stream = options_.device->stream();
+  }
   ctx.num_threads = options_.num_threads;
   ctx.scratch = &scratch_;
   ctx.counters = &counters_;

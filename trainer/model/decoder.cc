@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "kernels/device.h"
 #include "kernels/ops.h"
 #include "proto/status_macros.h"
 #include "trainer/model/build_layers.h"
@@ -50,11 +51,32 @@ void Decoder::Forget(const LayerContext& layer) {
   holds_ = false;
 }
 
-void Decoder::AddRouting(const LayerContext& layer, size_t i, RoutingStatistics* routing) const {
-  if (routing == nullptr) return;
-  const int64_t e = routing->experts, at = static_cast<int64_t>(i) * e;
-  layers_[i]->moe().AddRoutingStatistics(layer, Tensor::Of(routing->prob_sums.data() + at, {e}),
-                                         Tensor::Of(routing->counts.data() + at, {e}));
+absl::Status Decoder::RunLayers(const LayerContext& layer, const TokenRows& rows,
+                                RoutingStatistics* routing) {
+  const kernels::Context& ctx = layer.ctx;
+  const ArenaScope scope(ctx.scratch);
+  Tensor prob_sums, counts;  // [N E], of all layers: one transfer
+  if (routing != nullptr) {
+    const int64_t all = routing->layers * routing->experts;
+    prob_sums = kernels::Uploaded(ctx, Tensor::Of(routing->prob_sums.data(), {all}));
+    counts = kernels::Uploaded(ctx, Tensor::Of(routing->counts.data(), {all}));
+  }
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const size_t mark = layer.saved->Mark();
+    ELA_RETURN_IF_ERROR(layers_[i]->Forward(layer, inputs_[i + 1], inputs_[i], rows));
+    CountSlowPath(layer, i);
+    if (routing != nullptr) {
+      const int64_t e = routing->experts, at = static_cast<int64_t>(i) * e;
+      layers_[i]->moe().AddRoutingStatistics(layer, prob_sums.Rows(at, at + e),
+                                             counts.Rows(at, at + e));
+    }
+    if (options_.recompute) layer.saved->Release(mark);
+  }
+  if (routing != nullptr && prob_sums.data() != routing->prob_sums.data()) {
+    kernels::CopyOut(ctx, routing->prob_sums.data(), prob_sums);
+    kernels::CopyOut(ctx, routing->counts.data(), counts);
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Decoder::Forward(const LayerContext& layer, const TokenRows& rows,
@@ -70,14 +92,12 @@ absl::Status Decoder::Forward(const LayerContext& layer, const TokenRows& rows,
     final_rstd_ = layer.SavedStatistic({t});
   }
 
-  kernels::EmbeddingForward(layer.ctx, inputs_[0], rows.ids(), embed_.value);
-  for (size_t i = 0; i < layers_.size(); ++i) {
-    const size_t mark = layer.saved->Mark();
-    ELA_RETURN_IF_ERROR(layers_[i]->Forward(layer, inputs_[i + 1], inputs_[i], rows));
-    CountSlowPath(layer, i);
-    AddRouting(layer, i, routing);
-    if (options_.recompute) layer.saved->Release(mark);
+  {
+    const ArenaScope scope(layer.ctx.scratch);
+    kernels::EmbeddingForward(layer.ctx, inputs_[0], kernels::Uploaded(layer.ctx, rows.ids()),
+                              embed_.value);
   }
+  ELA_RETURN_IF_ERROR(RunLayers(layer, rows, routing));
   if (model_.final_norm()) {
     kernels::RmsNormForward(layer.ctx, features_, final_rstd_, inputs_.back(), final_norm_.value);
   }
@@ -91,8 +111,9 @@ absl::Status Decoder::Backward(const LayerContext& layer, const TokenRows& rows,
   const int64_t t = rows.count(), d = model_.hidden_size();
   Tensor dx = layer.Scratch({t, d}), dout = layer.Scratch({t, d});
 
-  kernels::LossForwardBackward(ctx, Tensor::Of(loss_sum, {1}), dx, embed_.grad, features_,
-                               embed_.value, rows.targets(), scale);
+  const Tensor loss = kernels::Uploaded(ctx, Tensor::Of(loss_sum, {1}));
+  kernels::LossForwardBackward(ctx, loss, dx, embed_.grad, features_, embed_.value,
+                               kernels::Uploaded(ctx, rows.targets()), scale);
   if (model_.final_norm()) {
     std::swap(dx, dout);
     kernels::RmsNormBackward(ctx, dx, final_norm_.grad, dout, inputs_.back(), final_norm_.value,
@@ -112,18 +133,24 @@ absl::Status Decoder::Backward(const LayerContext& layer, const TokenRows& rows,
     CountSlowPath(layer, i);
     if (options_.recompute) layer.saved->Release(mark);
   }
-  kernels::EmbeddingBackward(ctx, embed_.grad, dx, rows.ids());
+  kernels::EmbeddingBackward(ctx, embed_.grad, dx, kernels::Uploaded(ctx, rows.ids()));
+  if (loss.data() != loss_sum) kernels::CopyOut(ctx, loss_sum, loss);
   Forget(layer);
   return absl::OkStatus();
 }
 
 void Decoder::Loss(const LayerContext& layer, const TokenRows& rows, double* loss_sum) const {
-  kernels::LossForwardBackward(layer.ctx, Tensor::Of(loss_sum, {1}), Tensor(), Tensor(), features_,
-                               embed_.value, rows.targets(), 0);
+  const ArenaScope scope(layer.ctx.scratch);
+  const Tensor loss = kernels::Uploaded(layer.ctx, Tensor::Of(loss_sum, {1}));
+  kernels::LossForwardBackward(layer.ctx, loss, Tensor(), Tensor(), features_, embed_.value,
+                               kernels::Uploaded(layer.ctx, rows.targets()), 0);
+  if (loss.data() != loss_sum) kernels::CopyOut(layer.ctx, loss_sum, loss);
 }
 
 void Decoder::Logprobs(const LayerContext& layer, const TokenRows& rows, Tensor logprob) const {
-  kernels::TokenLogprobs(layer.ctx, logprob, features_, embed_.value, rows.targets());
+  const ArenaScope scope(layer.ctx.scratch);
+  kernels::TokenLogprobs(layer.ctx, logprob, features_, embed_.value,
+                         kernels::Uploaded(layer.ctx, rows.targets()));
 }
 
 std::vector<LayerCache> Decoder::NewCache(const LayerContext& layer, int64_t sequences) const {

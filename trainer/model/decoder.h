@@ -75,7 +75,8 @@ class Decoder {
 
  private:
   void CountSlowPath(const LayerContext& layer, size_t i);
-  void AddRouting(const LayerContext& layer, size_t i, RoutingStatistics* routing) const;
+  absl::Status RunLayers(const LayerContext& layer, const TokenRows& rows,
+                         RoutingStatistics* routing);
 
   v1::ModelSpec model_;
   DecoderOptions options_;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <charconv>
-#include <cstring>
 
 #include "proto/status_macros.h"
 
@@ -80,9 +79,23 @@ void ParameterStore::Build(int64_t expert_begin, int64_t expert_end, int dense_s
     Buffer& buffer = buffers_[c];
     buffer.padded = RoundUp(buffer.numel, shards[c]);
     const size_t n = static_cast<size_t>(buffer.padded);
-    buffer.params = std::make_unique<char[]>(n * SizeOf(options_.dtype));
-    if (options_.gradients) buffer.grads = std::make_unique<char[]>(n * SizeOf(grad_dtype()));
+    const kernels::Context ctx = memory();
+    buffer.params = kernels::BackendMemory(n * SizeOf(options_.dtype), ctx.backend);
+    kernels::Clear(ctx, Tensor(buffer.params.data(), options_.dtype, {buffer.padded}));
+    if (options_.gradients) {
+      buffer.grads = kernels::BackendMemory(n * SizeOf(grad_dtype()), ctx.backend);
+    }
   }
+  ZeroGrads();
+}
+
+kernels::Context ParameterStore::memory() const {
+  kernels::Context ctx;
+  ctx.device = options_.device;
+  if (options_.device == nullptr) return ctx;
+  ctx.backend = kernels::Backend::kCuda;
+  ctx.stream = options_.device->stream();
+  return ctx;
 }
 
 DType ParameterStore::grad_dtype() const {
@@ -107,8 +120,9 @@ Tensor ParameterStore::View(const Place& place, bool grad) const {
   const Buffer& buffer = buffers_[static_cast<size_t>(place.cls)];
   const ParameterSegment& segment = buffer.segments[place.segment];
   const DType dtype = grad ? grad_dtype() : options_.dtype;
-  char* base = grad ? buffer.grads.get() : buffer.params.get();
-  ELA_CHECK(base != nullptr, "%s: the store keeps no gradients", segment.info.name.c_str());
+  char* base = grad ? buffer.grads.data() : buffer.params.data();
+  ELA_CHECK(!grad || options_.gradients, "%s: the store keeps no gradients",
+            segment.info.name.c_str());
   return Shaped(base + static_cast<size_t>(segment.offset) * SizeOf(dtype), dtype,
                 segment.info.shape);
 }
@@ -140,13 +154,13 @@ Tensor ParameterStore::FusedGrad(std::string_view first, std::string_view last) 
 
 Tensor ParameterStore::flat_params(ParameterClass cls) const {
   const Buffer& buffer = buffers_[static_cast<size_t>(cls)];
-  return Tensor(buffer.params.get(), options_.dtype, {buffer.padded});
+  return Tensor(buffer.params.data(), options_.dtype, {buffer.padded});
 }
 
 Tensor ParameterStore::flat_grads(ParameterClass cls) const {
   const Buffer& buffer = buffers_[static_cast<size_t>(cls)];
-  ELA_CHECK(buffer.grads != nullptr, "the store keeps no gradients");
-  return Tensor(buffer.grads.get(), grad_dtype(), {buffer.padded});
+  ELA_CHECK(options_.gradients, "the store keeps no gradients");
+  return Tensor(buffer.grads.data(), grad_dtype(), {buffer.padded});
 }
 
 const std::vector<ParameterSegment>& ParameterStore::segments(ParameterClass cls) const {
@@ -158,15 +172,14 @@ int64_t ParameterStore::numel(ParameterClass cls) const {
 }
 
 void ParameterStore::ZeroGrads() {
-  for (Buffer& buffer : buffers_) {
-    if (buffer.grads == nullptr) continue;
-    std::memset(buffer.grads.get(), 0, static_cast<size_t>(buffer.padded) * SizeOf(grad_dtype()));
-  }
+  if (!options_.gradients) return;
+  for (const ParameterClass cls : kParameterClasses) kernels::Clear(memory(), flat_grads(cls));
 }
 
 absl::Status ParameterStore::Fill(const ParameterSource& source) {
   constexpr int64_t kPart = int64_t{1} << 20;  // elements: what passes through float at a time
   std::vector<float> part;
+  std::vector<char> stored;
   for (Buffer& buffer : buffers_) {
     for (const ParameterSegment& segment : buffer.segments) {
       const int64_t numel = segment.info.numel();
@@ -175,7 +188,10 @@ absl::Status ParameterStore::Fill(const ParameterSource& source) {
         part.resize(static_cast<size_t>(end - begin));
         ELA_RETURN_IF_ERROR(source(segment.info, begin, end, part.data()));
         const size_t at = static_cast<size_t>(segment.offset + begin) * SizeOf(options_.dtype);
-        Store(buffer.params.get() + at, options_.dtype, part.data(), end - begin);
+        stored.resize(part.size() * SizeOf(options_.dtype));
+        Store(stored.data(), options_.dtype, part.data(), end - begin);
+        kernels::CopyIn(memory(), Tensor(buffer.params.data() + at, options_.dtype, {end - begin}),
+                        stored.data());
       }
     }
   }

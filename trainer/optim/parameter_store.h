@@ -17,6 +17,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "kernels/device.h"
 #include "kernels/tensor.h"
 #include "proto/job/plan.h"
 #include "trainer/optim/initial_values.h"
@@ -40,6 +41,7 @@ struct StoreOptions {
       kernels::DType::kF32;  // of the parameters: kF32, kBf16, or kF64 (gradient checks)
   bool gradients = true;     // false: inference
   bool lobe_only = false;    // train_only: memory_lobe. Everything else is frozen
+  kernels::CudaDevice* device = nullptr;  // whose memory holds them; null: the host's
 };
 
 class ParameterStore {
@@ -71,6 +73,8 @@ class ParameterStore {
   /// Whether a parameter is trained; the others are frozen.
   bool Trains(const job::ParameterInfo& info) const;
   const StoreOptions& options() const { return options_; }
+  /// Where the buffers are: for copies to and from them.
+  kernels::Context memory() const;
 
   void ZeroGrads();
   /// Fills every tensor that this rank holds. For inference and tests; training fills the masters
@@ -81,7 +85,7 @@ class ParameterStore {
   struct Buffer {
     std::vector<ParameterSegment> segments;
     int64_t numel = 0, padded = 0;
-    std::unique_ptr<char[]> params, grads;
+    kernels::BackendMemory params, grads;
   };
   struct Place {
     ParameterClass cls;

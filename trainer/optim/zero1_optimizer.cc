@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <unordered_set>
 
 #include "kernels/ops.h"
@@ -17,8 +16,12 @@ using kernels::Tensor;
 
 namespace {
 
-Tensor FloatsAt(const std::vector<float>& values, int64_t begin, int64_t end) {
-  return Tensor::Of(values.data() + begin, {end - begin});
+float* FloatsOf(const kernels::BackendMemory& memory) {
+  return reinterpret_cast<float*>(memory.data());
+}
+
+Tensor FloatsAt(const kernels::BackendMemory& memory, int64_t begin, int64_t end) {
+  return Tensor::Of(FloatsOf(memory) + begin, {end - begin});
 }
 
 }  // namespace
@@ -39,8 +42,16 @@ Zero1Optimizer::Zero1Optimizer(const Mesh* mesh, ParameterStore* store,
     shard.state_begin = config.zero1 ? shard.begin : 0;
     shard.state_end = config.zero1 ? shard.end : padded;
     PlanShard(store->segments(cls), &shard);
+    const kernels::Context memory = store->memory();
+    const auto zeros = [&](int64_t floats) {
+      kernels::BackendMemory zeroed(static_cast<size_t>(floats) * sizeof(float), memory.backend);
+      kernels::Clear(memory, FloatsAt(zeroed, 0, floats));
+      return zeroed;
+    };
+    shard.m = zeros(shard.moments);
+    shard.v = zeros(shard.moments);
     if (dtype == DType::kBf16) {
-      shard.master.resize(static_cast<size_t>(shard.state_end - shard.state_begin));
+      shard.master = zeros(shard.state_end - shard.state_begin);
     }
   }
 }
@@ -73,13 +84,23 @@ void Zero1Optimizer::PlanShard(const std::vector<ParameterSegment>& segments, Sh
                    &shard->update_runs);
     shard->trains |= segment.trainable;
   }
-  shard->m.resize(static_cast<size_t>(moments));
-  shard->v.resize(static_cast<size_t>(moments));
+  shard->moments = moments;
+}
+
+// Straight into host memory; by way of it to a device.
+absl::Status Zero1Optimizer::ReadInto(float* to, int64_t numel,
+                                      const std::function<absl::Status(float*)>& read) const {
+  const kernels::Context memory = store_->memory();
+  if (memory.device == nullptr) return read(to);
+  std::vector<float> values(static_cast<size_t>(numel));
+  ELA_RETURN_IF_ERROR(read(values.data()));
+  kernels::CopyIn(memory, Tensor::Of(to, {numel}), values.data());
+  return absl::OkStatus();
 }
 
 float* Zero1Optimizer::Master(ParameterClass cls) const {
   Shard& shard = shards_[static_cast<size_t>(cls)];
-  if (store_->options().dtype == DType::kBf16) return shard.master.data();
+  if (store_->options().dtype == DType::kBf16) return FloatsOf(shard.master);
   return store_->flat_params(cls).as<float>() + shard.state_begin;
 }
 
@@ -105,11 +126,14 @@ absl::Status Zero1Optimizer::Fill(const kernels::Context& ctx, const ParameterSo
   const auto fill = [&]() -> absl::Status {
     for (const ParameterClass cls : kParameterClasses) {
       Shard& shard = shards_[static_cast<size_t>(cls)];
-      std::fill(shard.m.begin(), shard.m.end(), 0.0f);
-      std::fill(shard.v.begin(), shard.v.end(), 0.0f);
+      for (const kernels::BackendMemory* part : {&shard.m, &shard.v}) {
+        kernels::Clear(store_->memory(), FloatsAt(*part, 0, shard.moments));
+      }
       for (const Interval& part : shard.state) {
         float* to = Master(cls) + (part.flat - shard.state_begin);
-        ELA_RETURN_IF_ERROR(source(*part.info, part.begin, part.end, to));
+        ELA_RETURN_IF_ERROR(ReadInto(to, part.end - part.begin, [&](float* out) {
+          return source(*part.info, part.begin, part.end, out);
+        }));
       }
     }
     return absl::OkStatus();
@@ -128,7 +152,10 @@ absl::StatusOr<GradientVerdict> Zero1Optimizer::ReduceGradients(const kernels::C
     double frozen_squares;  // of the owned others: only whether they are finite matters
     double finite;
   };
-  Word mine = {0, 0, locally_finite ? 1.0 : 0.0};
+  enum : int64_t { kTrained, kFrozen };
+  double squares[2] = {0, 0};
+  const kernels::ArenaScope scope(ctx.scratch);
+  const Tensor sums = kernels::Uploaded(ctx, Tensor::Of(squares, {2}));
   for (const ParameterClass cls : kParameterClasses) {
     Shard& shard = shards_[static_cast<size_t>(cls)];
     const Tensor grads = store_->flat_grads(cls);
@@ -137,26 +164,28 @@ absl::StatusOr<GradientVerdict> Zero1Optimizer::ReduceGradients(const kernels::C
     if (!config_.zero1) ELA_RETURN_IF_ERROR(AllGatherFlat(*shard.group, grads, own));
 
     int64_t at = shard.begin;
-    const auto add = [&](double* squares, int64_t end) {
-      if (at < end) kernels::SumOfSquares(ctx, Tensor::Of(squares, {1}), grads.Rows(at, end));
+    const auto add = [&](int64_t which, int64_t end) {
+      if (at < end) kernels::SumOfSquares(ctx, sums.Rows(which, which + 1), grads.Rows(at, end));
       at = end;
     };
     for (const Run& run : shard.norm_runs) {
-      add(&mine.frozen_squares, run.begin);
-      add(&mine.squares, run.end);
+      add(kFrozen, run.begin);
+      add(kTrained, run.end);
     }
-    add(&mine.frozen_squares, shard.end);
+    add(kFrozen, shard.end);
   }
+  if (sums.data() != squares) kernels::CopyOut(ctx, squares, sums);
+  const Word mine = {squares[kTrained], squares[kFrozen], locally_finite ? 1.0 : 0.0};
   std::vector<Word> words(static_cast<size_t>(mesh_->world().size()));
   ELA_RETURN_IF_ERROR(mesh_->world().AllGather(words.data(), &mine, sizeof(Word)));
 
   GradientVerdict verdict;
-  double squares = 0;
+  double sum = 0;
   for (const Word& word : words) {
-    squares += word.squares;
+    sum += word.squares;
     verdict.finite &= word.finite == 1 && std::isfinite(word.squares + word.frozen_squares);
   }
-  verdict.norm = std::sqrt(squares);
+  verdict.norm = std::sqrt(sum);
   const double limit = config_.grad_clip_norm;
   if (limit > 0 && verdict.norm > limit) verdict.clip_scale = limit / verdict.norm;
   return verdict;
@@ -199,8 +228,8 @@ std::vector<checkpoints::Piece> Zero1Optimizer::Pieces() const {
     for (const Interval& part : shard.owned) {
       add("model/", part, Master(cls) + (part.flat - shard.state_begin));
       if (part.moment < 0) continue;
-      add("adam_m/", part, shard.m.data() + part.moment);
-      add("adam_v/", part, shard.v.data() + part.moment);
+      add("adam_m/", part, FloatsOf(shard.m) + part.moment);
+      add("adam_v/", part, FloatsOf(shard.v) + part.moment);
     }
   }
   return pieces;
@@ -215,8 +244,8 @@ void Zero1Optimizer::Snapshot(OptimizerSnapshot* snapshot) const {
   snapshot->memory.resize(numel);
   float* to = snapshot->memory.data();
   for (checkpoints::Piece& piece : snapshot->pieces) {
-    const size_t n = static_cast<size_t>(piece.end - piece.begin);
-    std::memcpy(to, piece.data, n * sizeof(float));
+    const int64_t n = piece.end - piece.begin;
+    kernels::CopyOut(store_->memory(), to, Tensor::Of(static_cast<const float*>(piece.data), {n}));
     piece.data = to;
     to += n;
   }
@@ -227,11 +256,13 @@ absl::Status Zero1Optimizer::Load(const kernels::Context& ctx, checkpoints::Step
   std::unordered_set<std::string> held;
   for (const v1::TensorRecord& tensor : reader->manifest().tensors()) held.insert(tensor.name());
   const auto load_moment = [&](const std::string& name, const Interval& part,
-                               std::vector<float>* moments) -> absl::Status {
-    float* to = moments->data() + part.moment;
-    if (held.count(name) > 0) return reader->Read(name, part.begin, part.end, to);
-    std::fill_n(to, part.end - part.begin, 0.0f);
-    return absl::OkStatus();
+                               const kernels::BackendMemory& moments) -> absl::Status {
+    const int64_t numel = part.end - part.begin;
+    return ReadInto(FloatsOf(moments) + part.moment, numel, [&](float* out) -> absl::Status {
+      if (held.count(name) > 0) return reader->Read(name, part.begin, part.end, out);
+      std::fill_n(out, numel, 0.0f);
+      return absl::OkStatus();
+    });
   };
   const auto load = [&]() -> absl::Status {
     for (const ParameterClass cls : kParameterClasses) {
@@ -239,10 +270,12 @@ absl::Status Zero1Optimizer::Load(const kernels::Context& ctx, checkpoints::Step
       for (const Interval& part : shard.state) {
         float* master = Master(cls) + (part.flat - shard.state_begin);
         const std::string& name = part.info->name;
-        ELA_RETURN_IF_ERROR(masters(*part.info, part.begin, part.end, master));
+        ELA_RETURN_IF_ERROR(ReadInto(master, part.end - part.begin, [&](float* out) {
+          return masters(*part.info, part.begin, part.end, out);
+        }));
         if (part.moment < 0) continue;
-        ELA_RETURN_IF_ERROR(load_moment("adam_m/" + name, part, &shard.m));
-        ELA_RETURN_IF_ERROR(load_moment("adam_v/" + name, part, &shard.v));
+        ELA_RETURN_IF_ERROR(load_moment("adam_m/" + name, part, shard.m));
+        ELA_RETURN_IF_ERROR(load_moment("adam_v/" + name, part, shard.v));
       }
     }
     return absl::OkStatus();
@@ -255,11 +288,11 @@ absl::Status Zero1Optimizer::Load(const kernels::Context& ctx, checkpoints::Step
 }
 
 int64_t Zero1Optimizer::state_bytes() const {
-  size_t floats = 0;
+  size_t bytes = 0;
   for (const Shard& shard : shards_) {
-    floats += shard.master.size() + shard.m.size() + shard.v.size();
+    bytes += shard.master.bytes() + shard.m.bytes() + shard.v.bytes();
   }
-  return static_cast<int64_t>(floats * sizeof(float));
+  return static_cast<int64_t>(bytes);
 }
 
 }  // namespace ela::trainer

@@ -13,6 +13,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -21,6 +22,7 @@
 #include "absl/status/statusor.h"
 #include "checkpoints/checkpoint.h"
 #include "kernels/context.h"
+#include "kernels/device.h"
 #include "trainer/optim/parameter_store.h"
 #include "trainer/parallel/mesh.h"
 
@@ -68,7 +70,7 @@ class Zero1Optimizer {
 
   /// This rank's part of the checkpoint: model/ and, of what is trained, adam_m/ and adam_v/ of the
   /// intervals of its shard, each written by exactly one rank. `Pieces` points at the live shard,
-  /// valid until the next update; `Snapshot` copies.
+  /// in the store's memory, valid until the next update; `Snapshot` copies to the host.
   std::vector<checkpoints::Piece> Pieces() const;
   void Snapshot(OptimizerSnapshot* snapshot) const;
   /// Collective: masters, m and v from a checkpoint of any mesh: each rank reads its intervals.
@@ -100,10 +102,15 @@ class Zero1Optimizer {
     std::vector<Run> norm_runs;          // trainable, owned
     std::vector<Run> update_runs;        // trainable, of the state
     std::vector<Interval> owned, state;  // the tensors' parts in the owned and in the state range
-    std::vector<float> master;           // bf16 only; of the state
-    std::vector<float> m, v;             // of the trainable elements of the state, in order
+    int64_t moments = 0;                 // trainable elements of the state
+    // Floats in the store's memory.
+    kernels::BackendMemory master;  // bf16 only; of the state
+    kernels::BackendMemory m, v;    // [moments], of the trainable elements in order
   };
   float* Master(ParameterClass cls) const;  // of state_begin
+  /// Elements [begin, end) of a parameter, `from` the checkpoint or the initial values, at `to`.
+  absl::Status ReadInto(float* to, int64_t numel,
+                        const std::function<absl::Status(float*)>& read) const;
   static void PlanShard(const std::vector<ParameterSegment>& segments, Shard* shard);
   absl::Status PublishMasters(const kernels::Context& ctx, ParameterClass cls);
   absl::Status GatherParameters(ParameterClass cls);

@@ -4,6 +4,7 @@
 #include <limits>
 #include <numeric>
 
+#include "kernels/device.h"
 #include "kernels/permute/permute.h"
 #include "proto/status_macros.h"
 
@@ -98,6 +99,14 @@ DispatchPlan MakeDispatchPlan(const std::vector<int64_t>& counts, int64_t num_ex
   return plan;
 }
 
+DispatchPlan LocalDispatchPlan(const std::vector<int64_t>& counts) {
+  DispatchPlan plan;
+  plan.offsets.push_back(0);
+  for (const int64_t count : counts) plan.offsets.push_back(plan.offsets.back() + count);
+  plan.send_rows = plan.recv_rows = {plan.rows()};
+  return plan;
+}
+
 absl::Status PlanDispatch(Communicator& expert, const int64_t* counts, int64_t num_experts,
                           DispatchPlan* plan) {
   std::vector<int64_t> all(static_cast<size_t>(expert.size() * num_experts));
@@ -114,7 +123,8 @@ absl::Status DispatchRows(const kernels::Context& ctx, Communicator& expert, Ten
   const Tensor arrived = Scratch(ctx, plan.rows(), by_expert);
   ELA_RETURN_IF_ERROR(expert.AllToAllV(arrived.data(), Bytes(plan.recv_rows, sorted), sorted.data(),
                                        Bytes(plan.send_rows, sorted)));
-  kernels::GatherRows(ctx, Matrix(by_expert), arrived, Indices(plan.order), /*divisor=*/1);
+  kernels::GatherRows(ctx, Matrix(by_expert), arrived, kernels::Uploaded(ctx, Indices(plan.order)),
+                      /*divisor=*/1);
   return absl::OkStatus();
 }
 
@@ -123,7 +133,8 @@ absl::Status ReturnRows(const kernels::Context& ctx, Communicator& expert, Tenso
   CheckRows(by_expert, sorted, plan);
   const kernels::ArenaScope scope(ctx.scratch);
   const Tensor leaving = Scratch(ctx, plan.rows(), by_expert);
-  kernels::GatherRows(ctx, leaving, Matrix(by_expert), Indices(plan.inverse), /*divisor=*/1);
+  kernels::GatherRows(ctx, leaving, Matrix(by_expert),
+                      kernels::Uploaded(ctx, Indices(plan.inverse)), /*divisor=*/1);
   return expert.AllToAllV(sorted.data(), Bytes(plan.send_rows, sorted), leaving.data(),
                           Bytes(plan.recv_rows, sorted));
 }

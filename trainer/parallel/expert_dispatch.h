@@ -38,6 +38,9 @@ struct DispatchPlan {
 DispatchPlan MakeDispatchPlan(const std::vector<int64_t>& counts, int64_t num_experts, int rank,
                               int ranks);
 
+/// Of one rank alone, whose sorted rows already are the rows by expert: offsets only.
+DispatchPlan LocalDispatchPlan(const std::vector<int64_t>& counts);
+
 /// Collective: gathers counts [E] (this rank's slots by expert, host memory) and makes the plan.
 absl::Status PlanDispatch(Communicator& expert, const int64_t* counts, int64_t num_experts,
                           DispatchPlan* plan);

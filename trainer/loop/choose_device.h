@@ -1,0 +1,24 @@
+// Where the ranks of a job compute: resources.device: auto | cpu | cuda.
+#pragma once
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "ela/v1/job.pb.h"
+#include "kernels/device.h"
+#include "trainer/parallel/communicator.h"
+
+namespace ela::trainer {
+
+/// Collective. This rank's card, opened for the calling thread, or null for the CPU; the same kind
+/// on all ranks. The ranks of a host take its cards in turn. cuda: FailedPrecondition, with the
+/// reason, if some rank has none; auto: the CPU then.
+absl::StatusOr<std::unique_ptr<kernels::CudaDevice>> ChooseDevice(v1::DeviceKind kind,
+                                                                  Communicator& world);
+
+/// The world in which buffers of `device` travel too; `host` as it is where there is no device or
+/// no other rank. Collective.
+absl::StatusOr<std::unique_ptr<Communicator>> WorldOf(std::unique_ptr<Communicator> host,
+                                                      kernels::CudaDevice* device);
+
+}  // namespace ela::trainer

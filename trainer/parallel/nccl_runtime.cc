@@ -1,0 +1,193 @@
+#include "trainer/parallel/nccl_runtime.h"
+
+#include <dlfcn.h>
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "kernels/check.h"
+#include "proto/status_macros.h"
+
+namespace ela::trainer {
+namespace {
+
+void CheckCuda(cudaError_t error, const char* what) {
+  ELA_CHECK(error == cudaSuccess, "%s: %s", what, cudaGetErrorString(error));
+}
+
+template <class Function>
+bool Find(void* library, const char* name, Function* function) {
+  *function = reinterpret_cast<Function>(dlsym(library, name));
+  return *function != nullptr;
+}
+
+}  // namespace
+
+absl::StatusOr<NcclLibrary> NcclLibrary::Load() {
+  void* library = dlopen("libnccl.so.2", RTLD_NOW | RTLD_GLOBAL);  // stays for the process
+  if (library == nullptr) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("several ranks on CUDA devices need NCCL: ", dlerror(),
+                     " (install NCCL, or put its folder into LD_LIBRARY_PATH)"));
+  }
+  NcclLibrary l;
+  const bool all = Find(library, "ncclGetUniqueId", &l.GetUniqueId) &&
+                   Find(library, "ncclCommInitRankConfig", &l.CommInitRankConfig) &&
+                   Find(library, "ncclCommGetAsyncError", &l.CommGetAsyncError) &&
+                   Find(library, "ncclCommAbort", &l.CommAbort) &&
+                   Find(library, "ncclCommFinalize", &l.CommFinalize) &&
+                   Find(library, "ncclCommDestroy", &l.CommDestroy) &&
+                   Find(library, "ncclGetErrorString", &l.GetErrorString) &&
+                   Find(library, "ncclGroupStart", &l.GroupStart) &&
+                   Find(library, "ncclGroupEnd", &l.GroupEnd) &&
+                   Find(library, "ncclAllGather", &l.AllGather) &&
+                   Find(library, "ncclBroadcast", &l.Broadcast) &&
+                   Find(library, "ncclSend", &l.Send) && Find(library, "ncclRecv", &l.Recv);
+  if (!all) return absl::FailedPreconditionError("libnccl.so.2 is older than 2.18");
+  return l;
+}
+
+NcclRuntime::NcclRuntime(const NcclLibrary& library, kernels::CudaDevice* device,
+                         double timeout_seconds)
+    : library_(library), device_(device), timeout_(absl::Seconds(timeout_seconds)) {
+  CheckCuda(cudaStreamCreateWithFlags(&beside_, cudaStreamNonBlocking), "cudaStreamCreate");
+  watcher_ = std::thread([this] { Watch(); });
+}
+
+NcclRuntime::~NcclRuntime() {
+  {
+    absl::MutexLock lock(&mutex_);
+    stopping_ = true;
+  }
+  watcher_.join();
+  absl::MutexLock lock(&mutex_);
+  for (const std::deque<Watched>* watched : {&on_compute_, &on_beside_}) {
+    for (const Watched& w : *watched) cudaEventDestroy(w.done);
+  }
+  for (cudaEvent_t event : free_events_) cudaEventDestroy(event);
+  cudaStreamDestroy(beside_);
+}
+
+absl::Status NcclRuntime::fault() const {
+  absl::MutexLock lock(&mutex_);
+  return fault_;
+}
+
+// NCCL is asked not to block: what is still in progress is asked about until it is not.
+absl::Status NcclRuntime::Settle(ncclComm_t comm, ncclResult_t result, absl::Time deadline) {
+  while (result == ncclInProgress) {
+    ncclResult_t now = ncclInProgress;
+    const ncclResult_t asked = library_.CommGetAsyncError(comm, &now);
+    result = asked == ncclSuccess ? now : asked;
+    if (result != ncclInProgress) break;
+    if (absl::Now() > deadline) return absl::UnavailableError("timed out");
+    absl::SleepFor(absl::Microseconds(100));
+  }
+  if (result == ncclSuccess) return absl::OkStatus();
+  return absl::UnavailableError(library_.GetErrorString(result));
+}
+
+absl::StatusOr<ncclComm_t> NcclRuntime::Join(const ncclUniqueId& id, int ranks, int rank,
+                                             const std::string& axis) {
+  ELA_RETURN_IF_ERROR(fault());
+  ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+  config.blocking = 0;
+  ncclComm_t comm = nullptr;
+  const ncclResult_t result = library_.CommInitRankConfig(&comm, ranks, id, rank, &config);
+  const absl::Status joined = Settle(comm, result, absl::Now() + timeout_);
+  if (!joined.ok()) {
+    if (comm != nullptr) library_.CommAbort(comm);
+    return absl::Status(joined.code(), absl::StrCat("NCCL: joining the ", ranks, " ranks of ", axis,
+                                                    ": ", joined.message()));
+  }
+  absl::MutexLock lock(&mutex_);
+  comms_.insert(comm);
+  return comm;
+}
+
+void NcclRuntime::Leave(ncclComm_t comm) {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (comms_.erase(comm) == 0) return;  // aborted
+  }
+  // Also ends calls under way whose peers are gone; what was waited for is done.
+  library_.CommAbort(comm);
+}
+
+cudaEvent_t NcclRuntime::TakeEvent() {
+  cudaEvent_t event;
+  if (free_events_.empty()) {
+    CheckCuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
+  } else {
+    event = free_events_.back();
+    free_events_.pop_back();
+  }
+  return event;
+}
+
+cudaEvent_t NcclRuntime::RecordEvent(cudaStream_t stream) {
+  absl::MutexLock lock(&mutex_);
+  const cudaEvent_t event = TakeEvent();
+  CheckCuda(cudaEventRecord(event, stream), "cudaEventRecord");
+  return event;
+}
+
+void NcclRuntime::GiveEvent(cudaEvent_t event) {
+  absl::MutexLock lock(&mutex_);
+  free_events_.push_back(event);
+}
+
+absl::Status NcclRuntime::Enqueue(ncclComm_t comm, cudaStream_t stream, const std::string& op,
+                                  const std::function<ncclResult_t()>& calls) {
+  absl::MutexLock lock(&mutex_);
+  ELA_RETURN_IF_ERROR(fault_);
+  const absl::Status status = Settle(comm, calls(), absl::Now() + timeout_);
+  if (!status.ok()) {
+    Fail(absl::UnavailableError(absl::StrCat("NCCL: ", op, ": ", status.message())));
+    return fault_;
+  }
+  std::deque<Watched>& watched = stream == beside_ ? on_beside_ : on_compute_;
+  if (watched.empty()) (stream == beside_ ? beside_since_ : compute_since_) = absl::Now();
+  watched.push_back({TakeEvent(), comm, op});
+  CheckCuda(cudaEventRecord(watched.back().done, stream), "cudaEventRecord");
+  return absl::OkStatus();
+}
+
+void NcclRuntime::Fail(const absl::Status& status) {
+  if (!fault_.ok()) return;
+  fault_ = status;
+  for (ncclComm_t comm : comms_) library_.CommAbort(comm);
+  comms_.clear();
+}
+
+void NcclRuntime::LookAt(std::deque<Watched>* watched, absl::Time* since) {
+  while (!watched->empty() && cudaEventQuery(watched->front().done) == cudaSuccess) {
+    free_events_.push_back(watched->front().done);
+    watched->pop_front();
+    *since = absl::Now();
+  }
+  if (watched->empty() || !fault_.ok()) return;
+  const Watched& next = watched->front();
+  ncclResult_t error = ncclSuccess;
+  if (comms_.count(next.comm) > 0) library_.CommGetAsyncError(next.comm, &error);
+  if (error != ncclSuccess && error != ncclInProgress) {
+    Fail(absl::UnavailableError(
+        absl::StrCat("NCCL: ", next.op, ": ", library_.GetErrorString(error))));
+  } else if (absl::Now() - *since > timeout_) {
+    Fail(absl::UnavailableError(absl::StrCat("NCCL: ", next.op, " did not end within ",
+                                             absl::FormatDuration(timeout_),
+                                             ": a rank is gone, stopped or makes other calls")));
+  }
+}
+
+void NcclRuntime::Watch() {
+  device_->Bind();
+  absl::MutexLock lock(&mutex_);
+  while (!mutex_.AwaitWithTimeout(absl::Condition(&stopping_), absl::Milliseconds(50))) {
+    LookAt(&on_compute_, &compute_since_);
+    LookAt(&on_beside_, &beside_since_);
+  }
+}
+
+}  // namespace ela::trainer
