@@ -134,6 +134,25 @@ TEST_F(TrainerRun, EvaluatesAsACheckpointOfTheStepIsEvaluated) {
   }
 }
 
+TEST_F(TrainerRun, SkipsTheUpdatesThatTheSpikeGuardWouldOnTheRecordedCurve) {
+  ASSERT_EQ(Train({"training.steps=40", "optimizer.lr=1e-4",
+                   "training.spike_guard={z_score: 0.5, window: 8}", "parallelism.data=2"})
+                .code,
+            kExitDone);
+  SpikeGuard guard{.z_score = 0.5, .size = 8};
+  int64_t spikes = 0;
+  for (const nlohmann::json& step : steps_) {
+    spikes += guard.IsSpike(step["loss"]);
+    guard.Add(step["loss"]);
+  }
+  EXPECT_EQ(steps_.size(), 40u);
+  EXPECT_GT(spikes, 0);
+  EXPECT_LT(spikes, 20);
+  EXPECT_EQ(State().skipped_steps(), spikes);
+  EXPECT_EQ(State().optimizer_steps(), 40 - spikes);
+  EXPECT_THAT(Log(), HasSubstr("is a spike, no update"));
+}
+
 TEST_F(TrainerRun, RewindsToTheLastCheckpointAndGoesOnWithLaterData) {
   const std::vector<std::string> sets = {"training.on_nan=rewind", "checkpoint.every_steps=3",
                                          "parallelism.sequence=2"};
@@ -173,6 +192,29 @@ TEST_F(TrainerRun, FollowsEveryLearningRateSchedule) {
     }
     EXPECT_LT(steps_.back()["loss"], steps_.front()["loss"]);
   }
+}
+
+TEST_F(TrainerRun, LabelsEveryLossOfAModelThatSeesItsTargets) {
+  const char* const bidirectional = "model.memory_lobe.mode=bidirectional";
+  const char* const eval = "training.eval_every=30";
+  ASSERT_EQ(Train({bidirectional, "model.memory_lobe.allow_future_leak=true", eval,
+                   "training.spike_guard={z_score: 0.2, window: 8}", "training.steps=30",
+                   "optimizer.lr=1e-4"})
+                .code,
+            kExitDone);
+  for (const auto* lines : {&steps_, &evals_}) {
+    EXPECT_FALSE(lines->empty());
+    for (const nlohmann::json& line : *lines) EXPECT_EQ(line["leaks_future"], true) << line;
+  }
+  std::istringstream log(Log());
+  int losses = 0;
+  for (std::string line; std::getline(log, line);) {
+    if (line.find("loss ") == std::string::npos) continue;
+    EXPECT_THAT(line, HasSubstr("leak"));
+    ++losses;
+  }
+  EXPECT_GE(losses, 4);  // of the first and last step, a spike, the evaluation
+  EXPECT_TRUE((*LoadedModel::Load(folder_.path("run"), "", 1))->leaks_future());
 }
 
 TEST_F(TrainerRun, LabelsNoLossOfASoundModel) {
