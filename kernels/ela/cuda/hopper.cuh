@@ -74,8 +74,8 @@ __device__ inline void WaitBarrier(uint64_t* barrier, int parity) {
       ".reg .pred done;\n"
       "again:\n"
       "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@done bra.uni over;\n"
-      "bra.uni again;\n"
+      "@done bra over;\n"
+      "bra again;\n"
       "over:\n"
       "}\n" ::"r"(SharedAddress(barrier)),
       "r"(parity)

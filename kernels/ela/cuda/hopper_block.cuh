@@ -156,6 +156,7 @@ __device__ inline void StoreLower(uint32_t panel, const Place& at, const float (
 template <int kPanels>
 __device__ void StoreFragments(uint32_t tile, const Place& at, const Window& window,
                                const uint32_t (&a)[4 * kPanels][4]) {
+  __syncwarp();  // other lanes load what this one overwrites
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const int row = at.row + 8 * i;

@@ -43,6 +43,7 @@ struct ForwardScorer {
   __device__ void operator()(int step, const Step& now) {
     const Place at;
     if (now.fresh) mem.WaitStreams(++chunk);
+    mem.WaitTile(step, now);
     const uint32_t tile = SharedAddress(mem.Stream(chunk, 0));
     const uint32_t keys = SharedAddress(mem.Weights(step));
     Queries<kPanels> queries;

@@ -49,6 +49,7 @@ struct KeyScorer {
   __device__ void operator()(int step, const Step& now) {
     const Place at;
     if (now.fresh) mem.WaitStreams(++chunk);
+    mem.WaitTile(step, now);
     const uint32_t keys = SharedAddress(mem.Stream(chunk, 0));
     const uint32_t values = SharedAddress(mem.Stream(chunk, 1));
     const uint32_t dy = SharedAddress(mem.Stream(chunk, 2));

@@ -102,6 +102,11 @@ struct Pipe : PipeSize<kPanels, kStreams, kSlots, kScores> {
   __device__ void WaitPublished(int step) const { WaitBarrier(Published(step), step / 2 % 2); }
   __device__ void WaitScored(int step) const { WaitBarrier(Scored(step), step / 2 % 2); }
   __device__ void WaitDone(int step) const { WaitBarrier(Done(step), step / 2 % 2); }
+  /// Where a chunk takes several steps, a scorer that writes weights over a tile waits for the step
+  /// before: its carriers read every row of the tile, and other lanes wrote what this one loads.
+  __device__ void WaitTile(int step, const Step& now) const {
+    if (!now.fresh) WaitDone(step - 1);
+  }
   /// Until the step two before is done with, so that this one can be published.
   __device__ void WaitRoom(int step) const { WaitBarrier(Done(step), (step / 2 + 1) % 2); }
 

@@ -61,6 +61,10 @@ __global__ void Fold(const FoldParams p) {
   if (p.before != nullptr && from >= 0) acc = read(p.before, from);
   for (int i = 0; i < chain.count; ++i) {
     const int slot = chain.first_slot + (p.reverse ? chain.count - 1 - i : i);
+    if (p.exclusive && i + 1 == chain.count) {  // in no prefix: may hold nothing yet
+      write(slot, acc);
+      break;
+    }
     const StateElement tail = read(p.states, slot);
     __syncthreads();  // every thread has read the row's maximum
     if (p.exclusive) write(slot, acc);
