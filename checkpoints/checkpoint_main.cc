@@ -5,11 +5,12 @@
 #include "checkpoints/checkpoint.h"
 #include "checkpoints/cli/commands.h"
 #include "checkpoints/kv/files.h"
+#include "proto/program/command_line.h"
 
 namespace ela::checkpoints {
 namespace {
 
-enum ExitCode : int { kDone = 0, kFailed = 1, kUsage = 2, kNotFound = 3, kNotAllowed = 4 };
+enum ExitCode : int { kDone = 0, kFailed = 1, kNotFound = 3, kNotAllowed = 4 };  // 2: usage
 
 constexpr char kFooter[] =
     "PATH is a checkpoint folder, a run folder or (where a step is read) an exported model;\n"
@@ -113,16 +114,12 @@ Verbs AddVerbs(CLI::App* app, Line* line) {
 
 int Run(int argc, char** argv) {
   CLI::App app("Looks into checkpoints, checks them, and carries models out and in.",
-               "ela-checkpoint");
+               "ela checkpoint");
   app.require_subcommand(1);
   app.footer(kFooter);
   Line line;
   const Verbs verbs = AddVerbs(&app, &line);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error, std::cout, std::cerr) == 0 ? kDone : kUsage;
-  }
+  if (const auto exit = ParseCommandLine(&app, "ela-checkpoint", argc, argv)) return *exit;
   const Output output{&std::cout, &std::cerr, line.format == "json"};
   line.exporting.lobe_only = line.only == kMemoryLobe;
   line.exporting.bf16 = line.dtype == "bf16";

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "coordinator/server.h"
+#include "proto/program/command_line.h"
 #include "spdlog/sinks/stdout_color_sinks.h"
 #include "spdlog/spdlog.h"
 
@@ -46,7 +47,8 @@ int main(int argc, char** argv) {
   options.settings.slots = std::max<int64_t>(std::thread::hardware_concurrency(), 2);
   CLI::App app(
       "Queues, launches, watches and restarts training jobs. Keeps everything in the state "
-      "directory.");
+      "directory.",
+      "ela-coordinator");
   app.add_option("--listen", options.listen, "Address for ela and the ranks, loopback only")
       ->capture_default_str();
   app.add_option("--metrics-listen", options.metrics_listen,
@@ -63,12 +65,7 @@ int main(int argc, char** argv) {
                  "Least time without a sign of work that counts as a hang")
       ->default_str("60")
       ->transform(CLI::Validator(SecondsToMs, "SECONDS"));
-  app.set_version_flag("--version", ELA_VERSION);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
-  }
+  if (const auto exit = ela::ParseCommandLine(&app, "ela-coordinator", argc, argv)) return *exit;
   options.state_dir = std::filesystem::absolute(options.state_dir).lexically_normal().string();
   options.program_dir = std::filesystem::absolute(options.program_dir).lexically_normal().string();
 

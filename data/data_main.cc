@@ -12,13 +12,15 @@
 #include "data/corpus/build.h"
 #include "data/corpus/inspect.h"
 #include "data/corpus/progress_line.h"
+#include "data/tokenizer/train_tokenizer.h"
+#include "proto/program/command_line.h"
 
 namespace ela::data {
 namespace {
 
 using nlohmann::ordered_json;
 
-enum ExitCode : int { kDone = 0, kFailed = 1, kUsage = 2, kNotFound = 3 };
+enum ExitCode : int { kDone = 0, kFailed = 1, kNotFound = 3 };  // 2: usage
 
 struct Arguments {
   BuildOptions build;
@@ -164,6 +166,11 @@ int RunVerify(const Arguments& arguments) {
   return result->problems.empty() ? kDone : kFailed;
 }
 
+/// What is wrong with the text; nothing: nothing.
+std::string CheckTokenizer(const std::string& tokenizer) {
+  return std::string(VocabToTrain(tokenizer).status().message());
+}
+
 void AddBuild(CLI::App* command, Arguments* arguments) {
   BuildOptions& build = arguments->build;
   build.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
@@ -174,7 +181,8 @@ void AddBuild(CLI::App* command, Arguments* arguments) {
   command
       ->add_option("--tokenizer", build.tokenizer,
                    "SentencePiece .model, Hugging Face tokenizer.json, or train:VOCAB")
-      ->required();
+      ->required()
+      ->check(CheckTokenizer);
   command->add_option("--output", build.output, "Prefix of the shards; missing folders are made")
       ->required();
   command
@@ -221,15 +229,14 @@ int main(int argc, char** argv) {
       ->check(CLI::NonNegativeNumber);
   inspect->add_option("--tokenizer", arguments.tokenizer, "To decode with, if not beside them");
   for (CLI::App* command : {build, inspect, verify}) {
-    command->add_option("-o,--output-format", arguments.output_format, "table or json")
+    // Of build, --output is where the shards go.
+    command
+        ->add_option(command == build ? "-o" : "-o,--output", arguments.output_format,
+                     "table or json")
         ->check(CLI::IsMember({"table", "json"}))
         ->capture_default_str();
   }
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? kDone : kUsage;
-  }
+  if (const auto exit = ela::ParseCommandLine(&app, "ela-data", argc, argv)) return *exit;
   if (build->parsed()) return RunBuild(arguments);
   if (inspect->parsed()) return RunInspect(arguments);
   return RunVerify(arguments);

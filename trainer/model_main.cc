@@ -20,13 +20,13 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "proto/job/text.h"
+#include "proto/program/command_line.h"
 #include "proto/status_macros.h"
 #include "trainer/inference/experts.h"
 #include "trainer/inference/generate.h"
 #include "trainer/inference/score.h"
 #include "trainer/loop/gather.h"
 #include "trainer/loop/machine.h"
-#include "trainer/loop/version.h"
 #include "trainer/parallel/agreement.h"
 
 namespace ela::trainer {
@@ -297,7 +297,7 @@ int Leave(const Options& options, const absl::Status& status) {
   const int code = ExitCodeOf(status);
   const bool mistake = code == 2 || code == 3;
   if (!status.ok() && (options.Speaks() || !mistake)) {
-    std::fprintf(stderr, "ela model: %s\n", std::string(status.message()).c_str());
+    std::fprintf(stderr, "ela-model: %s\n", std::string(status.message()).c_str());
   }
   if (!status.ok() && !mistake && options.world != nullptr) options.world->Abort(code);
   return code;
@@ -319,7 +319,6 @@ int Main(int argc, char** argv) {
   Options options;
   CLI::App app("Scores, evaluates and generates with a trained model", "ela model");
   app.require_subcommand(1);
-  app.set_version_flag("--version", CodeVersion());
   CLI::App* score =
       AddCommand(&app, "score", "Log-probabilities of given tokens, as JSON lines", &options);
   score
@@ -343,12 +342,8 @@ int Main(int argc, char** argv) {
   experts->add_option("--seq-len", options.seq_len, "Tokens per sequence")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
       ->default_val(int64_t{1024});
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    const std::string rank = LaunchedRank();
-    if (!rank.empty() && rank != "0") return error.get_exit_code() == 0 ? 0 : 2;
-    return app.exit(error) == 0 ? 0 : 2;
+  if (const auto exit = ParseCommandLine(&app, "ela-model", argc, argv, SpeaksForAll())) {
+    return *exit;
   }
   if (score->parsed()) return Run(options, Score);
   if (eval->parsed()) return Run(options, Eval);

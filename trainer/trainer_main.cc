@@ -15,12 +15,12 @@
 #include "absl/strings/str_cat.h"
 #include "proto/job/job_file.h"
 #include "proto/job/writer.h"
+#include "proto/program/command_line.h"
 #include "proto/status_macros.h"
 #include "trainer/loop/choose_device.h"
 #include "trainer/loop/machine.h"
 #include "trainer/loop/stop_signal.h"
 #include "trainer/loop/trainer.h"
-#include "trainer/loop/version.h"
 
 namespace ela::trainer {
 namespace {
@@ -33,10 +33,8 @@ struct Options {
   TrainerOptions trainer;
 };
 
-// Every rank meets the same bad job: one of them tells.
 int Complain(const std::string& message, int code) {
-  const std::string rank = LaunchedRank();
-  if (rank.empty() || rank == "0") std::fprintf(stderr, "ela-trainer: %s\n", message.c_str());
+  if (SpeaksForAll()) std::fprintf(stderr, "ela-trainer: %s\n", message.c_str());
   return code;
 }
 
@@ -129,17 +127,15 @@ void AddOptions(CLI::App* app, Options* options) {
   app->add_option("--job-id", trainer.job_id, "The job's id there");
   app->add_option("--attempt", trainer.attempt, "Number of this attempt, from 1");
   app->add_option("--token-file", trainer.token_file, "The attempt's token");
-  app->set_version_flag("--version", CodeVersion());
 }
 
 int Main(int argc, char** argv) {
   Options options;
-  CLI::App app("One rank of a training job: mpirun -n 2 ela-trainer --job job.yaml --run-dir run");
+  CLI::App app("One rank of a training job: mpirun -n 2 ela-trainer --job job.yaml --run-dir run",
+               "ela-trainer");
   AddOptions(&app, &options);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
+  if (const auto exit = ParseCommandLine(&app, "ela-trainer", argc, argv, SpeaksForAll())) {
+    return *exit;
   }
   if (options.validate) {
     const auto job = ReadJob(options);

@@ -45,7 +45,7 @@ class Parser {
         return arguments_;
       }
     }
-    if (!arguments_.help) ELA_RETURN_IF_ERROR(CheckComplete());
+    if (!arguments_.help && !arguments_.version) ELA_RETURN_IF_ERROR(CheckComplete());
     return arguments_;
   }
 
@@ -122,6 +122,7 @@ class Parser {
       value = words_[at_++];
     }
     if (option.name == "help") arguments_.help = true;
+    if (option.name == "version") arguments_.version = true;
     const auto& choices = option.choices;
     if (!choices.empty() && std::find(choices.begin(), choices.end(), value) == choices.end()) {
       return absl::InvalidArgumentError(

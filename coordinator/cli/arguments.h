@@ -34,6 +34,7 @@ const std::vector<OptionSpec>& GlobalOptions();
 struct Arguments {
   const CommandSpec* command = nullptr;  // null: none was given
   bool help = false;
+  bool version = false;
   std::vector<std::string> positional;
   std::map<std::string, std::vector<std::string>> options;
   std::vector<std::string> passed_on;  // to a sibling program

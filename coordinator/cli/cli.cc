@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "coordinator/cli/arguments.h"
 #include "coordinator/cli/session.h"
+#include "proto/program/version.h"
 
 namespace ela::cli {
 namespace {
@@ -63,6 +64,10 @@ int Run(const std::vector<std::string>& words, const Io& io) {
   if (!arguments.ok()) {
     *io.err << "ela: " << arguments.status().message() << "\n";
     return kUsage;
+  }
+  if (arguments->version) {
+    *io.out << VersionLine("ela") << "\n";
+    return kDone;
   }
   if (arguments->help || arguments->command == nullptr) {
     *io.out << (arguments->command == nullptr ? HelpText() : CommandHelp(*arguments->command));

@@ -11,7 +11,4 @@ namespace ela::cli {
 /// Runs one command line (without the program's name) and returns its exit code.
 int Run(const std::vector<std::string>& words, const Io& io);
 
-/// "v0.1.0" and the commit it was built from.
-std::string ProgramVersion();
-
 }  // namespace ela::cli

@@ -99,6 +99,12 @@ const std::vector<OptionSpec>& GlobalOptions() {
        "Longest wait for an answer (30s); wait, watch, --follow: for the end",
        false,
        {}},
+      {"version",
+       0,
+       "",
+       "Show the version of this program; the coordinator's too: ela version",
+       false,
+       {}},
       {"help", 'h', "", "Explain", false, {}},
   };
   return *options;

@@ -5,13 +5,13 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "coordinator/cli/cli.h"
 #include "coordinator/cli/format.h"
 #include "coordinator/cli/session.h"
 #include "coordinator/cli/table.h"
 #include "proto/job/job_file.h"
 #include "proto/job/schema.h"
 #include "proto/job/writer.h"
+#include "proto/program/version.h"
 #include "proto/status_macros.h"
 
 namespace ela::cli {
@@ -224,8 +224,6 @@ int ShowCluster(Session& session) {
   return kDone;
 }
 
-std::string ProgramVersion() { return ELA_VERSION " (" ELA_COMMIT ", " ELA_BUILD_TYPE ")"; }
-
 int ShowVersion(Session& session) {
   const absl::StatusOr<Client*> client = session.client();
   if (!client.ok()) return session.Fail(client.status());
@@ -233,11 +231,11 @@ int ShowVersion(Session& session) {
   if (session.structured()) {
     ordered_json json = {
         {"client",
-         {{"version", ELA_VERSION}, {"commit", ELA_COMMIT}, {"build_type", ELA_BUILD_TYPE}}}};
+         {{"version", VersionNumber()}, {"commit", VersionCommit()}, {"build_type", BuildType()}}}};
     json["coordinator"] = version.ok() ? job::MessageToJson(*version) : ordered_json(nullptr);
     session.Emit(json);
   } else {
-    session.out() << "ela              " << ProgramVersion() << "\n";
+    session.out() << "ela              " << VersionText() << "\n";
     if (version.ok()) {
       session.out() << "ela-coordinator  " << Printable(version->version()) << " ("
                     << Printable(version->commit()) << ", " << Printable(version->build_type())

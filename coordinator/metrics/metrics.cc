@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "coordinator/lifecycle.h"
 #include "nlohmann/json.hpp"
+#include "proto/program/version.h"
 
 namespace ela::coordinator {
 namespace {
@@ -172,7 +173,9 @@ Metrics::Metrics()
       .Name("ela_build_info")
       .Help("Always 1; the labels say what runs")
       .Register(*registry_)
-      .Add({{"version", ELA_VERSION}, {"commit", ELA_COMMIT}, {"program", "ela-coordinator"}})
+      .Add({{"version", VersionNumber()},
+            {"commit", VersionCommit()},
+            {"program", "ela-coordinator"}})
       .Set(1);
 }
 

@@ -1,5 +1,7 @@
 #include "coordinator/ops/get_cluster.h"
 
+#include "proto/program/version.h"
+
 namespace ela::coordinator::ops {
 
 absl::StatusOr<v1::Cluster> GetCluster(const Core& core) {
@@ -24,9 +26,9 @@ absl::StatusOr<v1::Cluster> GetCluster(const Core& core) {
 
 absl::StatusOr<v1::Version> GetVersion() {
   v1::Version version;
-  version.set_version(ELA_VERSION);
-  version.set_commit(ELA_COMMIT);
-  version.set_build_type(ELA_BUILD_TYPE);
+  version.set_version(VersionNumber());
+  version.set_commit(VersionCommit());
+  version.set_build_type(BuildType());
   return version;
 }
 

@@ -129,16 +129,10 @@ std::string Builder::Fingerprint() const {
 
 // Of the model to use: read, trained before, or trained now.
 absl::StatusOr<std::string> Builder::TokenizerBytes() {
-  constexpr char kTrainPrefix[] = "train:";
-  if (!absl::StartsWith(options_.tokenizer, kTrainPrefix)) {
+  ELA_ASSIGN_OR_RETURN(const std::optional<int32_t> vocab_size, VocabToTrain(options_.tokenizer));
+  if (!vocab_size) {
     ELA_ASSIGN_OR_RETURN(const auto tokenizer, LoadTokenizer(options_.tokenizer));
     return tokenizer->serialized();
-  }
-  const std::string vocab = options_.tokenizer.substr(sizeof(kTrainPrefix) - 1);
-  int32_t vocab_size = 0;
-  if (!absl::SimpleAtoi(vocab, &vocab_size)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--tokenizer train:VOCAB: VOCAB is not a number: ", vocab));
   }
   if (resumed_) {
     const auto trained = MappedFile::Open(options_.output + ".model");
@@ -155,7 +149,7 @@ absl::StatusOr<std::string> Builder::TokenizerBytes() {
     return absl::InvalidArgumentError(absl::StrCat(absl::StrJoin(options_.inputs, ", "),
                                                    ": no text found to train a tokenizer on"));
   }
-  return TrainSentencePiece(texts, vocab_size);
+  return TrainSentencePiece(texts, *vocab_size);
 }
 
 // The tokenizer lies beside the shards, under a name that says its kind.

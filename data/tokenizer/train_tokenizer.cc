@@ -2,9 +2,11 @@
 
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/strip.h"
 #include "data/shards/shard_writer.h"
 #include "data/text/input_files.h"
 #include "data/text/sample.h"
@@ -43,17 +45,31 @@ SentencePieceModel ToModel(const TrainedBpe& trained) {
   return model;
 }
 
+absl::Status CheckVocabSize(int32_t vocab_size) {
+  constexpr int kLargest = 1 << 20;
+  if (vocab_size > kSpecialPieces + kBytePieces && vocab_size <= kLargest) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("a vocabulary of ", vocab_size, ": choose more than ",
+                   kSpecialPieces + kBytePieces, ", for the bytes, and at most ", kLargest));
+}
+
 }  // namespace
+
+absl::StatusOr<std::optional<int32_t>> VocabToTrain(const std::string& tokenizer) {
+  absl::string_view vocab = tokenizer;
+  if (!absl::ConsumePrefix(&vocab, "train:")) return std::nullopt;
+  int32_t vocab_size = 0;
+  if (!absl::SimpleAtoi(vocab, &vocab_size)) {
+    return absl::InvalidArgumentError(absl::StrCat("train:VOCAB: VOCAB is not a number: ", vocab));
+  }
+  ELA_RETURN_IF_ERROR(CheckVocabSize(vocab_size));
+  return vocab_size;
+}
 
 absl::StatusOr<std::string> TrainSentencePiece(const std::vector<std::string>& texts,
                                                int32_t vocab_size) {
   if (texts.empty()) return absl::InvalidArgumentError("no text to train a tokenizer on");
-  constexpr int kLargest = 1 << 20;
-  if (vocab_size <= kSpecialPieces + kBytePieces || vocab_size > kLargest) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("a vocabulary of ", vocab_size, ": choose more than ",
-                     kSpecialPieces + kBytePieces, ", for the bytes, and at most ", kLargest));
-  }
+  ELA_RETURN_IF_ERROR(CheckVocabSize(vocab_size));
   const auto trained = TrainBpe(texts, vocab_size - kSpecialPieces - kBytePieces);
   if (!trained.ok()) {
     return absl::Status(trained.status().code(), absl::StrCat("a vocabulary of ", vocab_size,

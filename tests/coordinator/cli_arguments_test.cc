@@ -68,6 +68,12 @@ TEST(ParseArguments, HelpNeedsNothingElse) {
   EXPECT_EQ(ParseArguments({"help", "get"})->command->name, "get");
 }
 
+TEST(ParseArguments, VersionNeedsNothingElse) {
+  EXPECT_TRUE(ParseArguments({"--version"})->version);
+  EXPECT_TRUE(ParseArguments({"get", "--version"})->version);
+  EXPECT_EQ(ErrorOf({"get", "--version=1"}), "--version=1: --version takes no value");
+}
+
 TEST(Completion, NamesEveryCommandAndOption) {
   for (const std::string& script : {BashCompletion(), ZshCompletion()}) {
     for (const CommandSpec& command : Commands()) {

@@ -315,11 +315,12 @@ TEST_F(BuildTest, ErrorsAreOneLineWithTheDocumentedExitCode) {
     return Run("ela-data", arguments);
   };
   ExpectOneLine(with("train:100000"), 1, "too large: the text gives");
-  ExpectOneLine(with("train:many"), 1, "VOCAB is not a number: many");
+  ExpectOneLine(with("train:many"), 2, "train:VOCAB: VOCAB is not a number: many");
+  ExpectOneLine(with("train:200"), 2, "a vocabulary of 200: choose more than 258");
   ExpectOneLine(with(Path("gone.model")), 3, "gone.model: no such file");
-  EXPECT_EQ(Run("ela-data", {"build"}).code, 2);
-  EXPECT_EQ(Run("ela-data", {"build", "--nonsense"}).code, 2);
-  EXPECT_EQ(Run("ela-data", {}).code, 2);
+  ExpectOneLine(Run("ela-data", {"build"}), 2, "--input is required; see ela data build --help");
+  ExpectOneLine(Run("ela-data", {"build", "-o", "xml"}), 2, "xml not in {table,json}");
+  ExpectOneLine(Run("ela-data", {}), 2, "subcommand is required");
   EXPECT_EQ(Run("ela-data", {"--help"}).code, 0);
   BuildOk("in", "c");
   ExpectOneLine(Build("in", "c"), 1, "c.idx: exists; choose another --output, or pass --replace");

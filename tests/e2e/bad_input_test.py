@@ -47,6 +47,45 @@ class BadInput(harness.TestCase):
         self.expect(run(BIN / "ela", "list", "--staet", "running"), 2, "--state")
         self.expect(run(BIN / "ela", "sumbit"), 2, "submit")
 
+    def test_siblings_name_the_unknown_word_before_what_is_missing(self):
+        for program, words, named in (
+                ("ela-trainer", "--jobb x.yaml", "unknown option --jobb; did you mean --job?"),
+                ("ela-trainer", "--job x.yaml surplus", "unexpected argument surplus"),
+                ("ela-model", "generat --model x", "unknown command generat; did you mean"),
+                ("ela-model", "eval --zzz=1", "unknown option --zzz; see ela model eval --help"),
+                ("ela-model", "eval --seq-len many", "--seq-len"),
+                ("ela-checkpoint", "lst run", "unknown command lst; did you mean list?"),
+                ("ela-checkpoint", "list run --ouptut json", "did you mean --output?"),
+                ("ela-data", "biuld", "unknown command biuld; did you mean build?"),
+                ("ela-data", "inspect a b", "unexpected argument b"),
+                ("ela-data", "verify a --output-format json", "unknown option --output-format"),
+                ("ela-data", "build", "--input is required; see ela data build --help"),
+                ("ela-coordinator", "--listn x", "unknown option --listn; did you mean --listen?"),
+                ("ela-coordinator", "run", "unexpected argument run"),
+                ("ela-supervisor", "--gaurd", "--gaurd"),
+                ("ela-supervisor", "", "--attempt-dir")):
+            with self.subTest(program=program, words=words):
+                done = run(BIN / program, *words.split())
+                self.expect(done, 2, named)
+                self.assertTrue(done.stderr.startswith(program + ": "), done.stderr)
+                self.assertEqual(done.stdout, "")
+
+    def test_ranks_of_one_mpirun_complain_once(self):
+        done = self.train("x.yaml", self.folder / "r", "--nonsense", check=None)
+        self.assertEqual(done.stderr.count("unknown option --nonsense"), 1, done.stderr)
+
+    def test_every_program_says_its_version_in_the_same_form(self):
+        forms = set()
+        for program in ("ela", "ela-trainer", "ela-model", "ela-checkpoint", "ela-data",
+                        "ela-coordinator", "ela-supervisor"):
+            done = run(BIN / program, "--version", check=0)
+            self.assertEqual(done.stderr, "")
+            name, form = done.stdout.split(" ", 1)
+            self.assertEqual(name, program)
+            forms.add(form)
+        self.assertEqual(len(forms), 1, forms)
+        self.assertRegex(forms.pop(), r"^\d+\.\d+\.\d+ \(\S.*, \w+\)\n$")
+
     def test_a_port_in_use(self):
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))

@@ -78,6 +78,11 @@ std::string LaunchedRank() {
   return "";
 }
 
+bool SpeaksForAll() {
+  const std::string rank = LaunchedRank();
+  return rank.empty() || rank == "0";
+}
+
 absl::StatusOr<int> LocalRanks(Communicator& world) {
   const std::string host = HostName();
   ELA_ASSIGN_OR_RETURN(const std::vector<std::string> hosts, GatherStrings(world, host));

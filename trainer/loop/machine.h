@@ -15,6 +15,9 @@ std::string HostName();
 /// This process's rank in an MPI job, as far as a launcher says it; empty: started alone.
 std::string LaunchedRank();
 
+/// Of the ranks that meet the same mistake before they can agree on anything, the one that tells.
+bool SpeaksForAll();
+
 /// Collective: how many ranks of `world` run on this host.
 absl::StatusOr<int> LocalRanks(Communicator& world);
 

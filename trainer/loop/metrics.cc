@@ -10,7 +10,7 @@
 #include <exception>
 
 #include "absl/strings/str_cat.h"
-#include "trainer/loop/version.h"
+#include "proto/program/version.h"
 
 namespace ela::trainer {
 namespace {
@@ -119,7 +119,7 @@ struct TrainerMetrics::Families {
         .Help("Version of the program; always 1")
         .Labels(l)
         .Register(r)
-        .Add({{"version", CodeVersion()}, {"program", "ela-trainer"}})
+        .Add({{"version", VersionNumber()}, {"program", "ela-trainer"}})
         .Set(1);
   }
   static Gauge& Single(prometheus::Registry& r, const prometheus::Labels& l, const char* name,

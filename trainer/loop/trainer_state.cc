@@ -4,11 +4,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "proto/job/job_file.h"
+#include "proto/program/version.h"
 #include "proto/status_macros.h"
 #include "trainer/loop/gather.h"
 #include "trainer/loop/init_from.h"
 #include "trainer/loop/trainer.h"
-#include "trainer/loop/version.h"
 #include "trainer/parallel/agreement.h"
 
 namespace ela::trainer {
@@ -157,7 +157,7 @@ v1::StepManifest Trainer::ManifestHeader() const {
   header.set_attempt(options_.attempt);
   header.set_job(options_.job_id.empty() ? job_.metadata().name() : options_.job_id);
   header.set_resolved_job(job::ToYaml(job_));
-  header.set_code_version(CodeVersion());
+  header.set_code_version(VersionNumber());
   for (const v1::TensorRecord& tensor : CheckpointTensors(*store_)) {
     *header.add_tensors() = tensor;
   }
