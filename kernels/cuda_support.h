@@ -1,14 +1,9 @@
-// What the CUDA back end's files share on the host: checked calls, launches, and the device of a
-// context.
+// What the CUDA back end's files share on the host: checked calls, launches, handles, scratch memory.
 #pragma once
 
-#include <cublasLt.h>
 #include <cuda_runtime.h>
 
-#include <array>
 #include <cstdint>
-#include <map>
-#include <string>
 #include <utility>
 
 #include "kernels/check.h"
@@ -53,9 +48,6 @@ using Event = Owned<cudaEvent_t, cudaEventDestroy>;
 Stream MakeStream();
 Event MakeEvent();
 
-/// What decides how cuBLASLt computes a product: equal keys get the same algorithm.
-using GemmKey = std::array<int64_t, 10>;
-
 inline cudaStream_t StreamOf(const Context& ctx) { return static_cast<cudaStream_t>(ctx.stream); }
 
 /// Of the device of the context.
@@ -86,26 +78,5 @@ T* TakeScratch(const Context& ctx, int64_t n) {
 const int64_t* UploadWords(const Context& ctx, const int64_t* words, int64_t count);
 
 }  // namespace cuda
-
-/// The pinned memory is a ring of parts; each is used again once its copy is done.
-struct CudaDevice::Impl {
-  static constexpr size_t kPartBytes = size_t{256} << 10;
-  static constexpr size_t kParts = 16;
-  static constexpr size_t kGemmWorkspace = size_t{32} << 20;
-
-  int ordinal = 0;
-  std::string name;
-  size_t total_bytes = 0;
-  int multiprocessors = 0;
-  cuda::Stream stream;
-  cublasLtHandle_t blas = nullptr;
-  char* workspace = nullptr;  // [kGemmWorkspace] of the products, which run one after the other
-  std::map<cuda::GemmKey, cublasLtMatmulAlgo_t> algorithms;
-  char* pinned = nullptr;  // [kParts][kPartBytes]
-  std::array<cuda::Event, kParts> copied;
-  size_t next_part = 0;
-
-  ~Impl();
-};
 
 }  // namespace ela::kernels

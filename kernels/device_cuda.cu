@@ -1,5 +1,4 @@
 // The CUDA device: opened once per rank; see device.h.
-#include <cublasLt.h>
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -7,7 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "kernels/cuda_support.h"
+#include "kernels/device_impl.h"
 
 namespace ela::kernels {
 namespace cuda {
@@ -71,7 +70,7 @@ std::string WhyNoCudaDevice() {
 
 CudaDevice::Impl::~Impl() {
   if (stream.get() != nullptr) cudaStreamSynchronize(stream.get());
-  if (blas != nullptr) cublasLtDestroy(blas);
+  if (blas != nullptr) lt->Destroy(blas);
   if (workspace != nullptr) cudaFree(workspace);
   if (pinned != nullptr) cudaFreeHost(pinned);
 }
@@ -100,8 +99,11 @@ absl::StatusOr<std::unique_ptr<CudaDevice>> CudaDevice::Open(int ordinal) {
   if (error != cudaSuccess) return failed("the products' workspace", cudaGetErrorString(error));
   error = cudaMallocHost(reinterpret_cast<void**>(&impl->pinned), Impl::kParts * Impl::kPartBytes);
   if (error != cudaSuccess) return failed("pinned memory", cudaGetErrorString(error));
-  const cublasStatus_t status = cublasLtCreate(&impl->blas);
-  if (status != CUBLAS_STATUS_SUCCESS) return failed("cuBLASLt", cublasLtGetStatusString(status));
+  const absl::StatusOr<const cuda::CublasLt*> lt = cuda::CublasLt::Load();
+  if (!lt.ok()) return lt.status();
+  impl->lt = *lt;
+  const cublasStatus_t status = impl->lt->Create(&impl->blas);
+  if (status != CUBLAS_STATUS_SUCCESS) return failed("cuBLASLt", impl->lt->GetStatusString(status));
   impl->stream = cuda::MakeStream();
   for (cuda::Event& event : impl->copied) event = cuda::MakeEvent();
   return std::unique_ptr<CudaDevice>(new CudaDevice(std::move(impl)));

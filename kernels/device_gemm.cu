@@ -3,25 +3,24 @@
 // the device.
 #include <algorithm>
 
-#include "kernels/cuda_support.h"
 #include "kernels/device_gemm.h"
+#include "kernels/device_impl.h"
 
 namespace ela::kernels::cuda {
 namespace {
 
-#define ELA_CUBLAS_CHECK(call)                                   \
-  do {                                                           \
-    const cublasStatus_t status_ = (call);                       \
-    ELA_CHECK(status_ == CUBLAS_STATUS_SUCCESS, "%s: %s", #call, \
-              cublasLtGetStatusString(status_));                 \
+#define ELA_CUBLAS_CHECK(lt, call)                                                               \
+  do {                                                                                           \
+    const cublasStatus_t status_ = (lt).call;                                                    \
+    ELA_CHECK(status_ == CUBLAS_STATUS_SUCCESS, "%s: %s", #call, (lt).GetStatusString(status_)); \
   } while (false)
 
-template <class Handle, cublasStatus_t (*Destroy)(Handle)>
+template <class Handle>
 class Description {
  public:
-  Description() = default;
+  explicit Description(cublasStatus_t (*destroy)(Handle)) : destroy_(destroy) {}
   ~Description() {
-    if (handle_ != nullptr) Destroy(handle_);
+    if (handle_ != nullptr) destroy_(handle_);
   }
   Description(const Description&) = delete;
   Description& operator=(const Description&) = delete;
@@ -29,12 +28,9 @@ class Description {
   Handle get() const { return handle_; }
 
  private:
+  cublasStatus_t (*const destroy_)(Handle);
   Handle handle_ = nullptr;
 };
-
-using Operation = Description<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy>;
-using Layout = Description<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy>;
-using Preference = Description<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy>;
 
 cudaDataType_t TypeOf(DType dtype) {
   ELA_CHECK(dtype == DType::kF32 || dtype == DType::kBf16, "a product of dtype %d",
@@ -48,14 +44,17 @@ uint32_t AlignmentOf(const void* p) {
 }
 
 /// The product as cuBLASLt sees it: first operand b, second a.
-struct Described {
-  Operation operation;
-  Layout first, second, result;
-
-  explicit Described(const DeviceGemm& p) {
+class Described {
+ public:
+  Described(const CublasLt& lt, const DeviceGemm& p)
+      : operation(lt.MatmulDescDestroy),
+        first(lt.MatrixLayoutDestroy),
+        second(lt.MatrixLayoutDestroy),
+        result(lt.MatrixLayoutDestroy),
+        lt_(lt) {
     const cublasOperation_t first_op = p.b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
     const cublasOperation_t second_op = p.a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
-    ELA_CUBLAS_CHECK(cublasLtMatmulDescCreate(operation.out(), CUBLAS_COMPUTE_32F, CUDA_R_32F));
+    ELA_CUBLAS_CHECK(lt_, MatmulDescCreate(operation.out(), CUBLAS_COMPUTE_32F, CUDA_R_32F));
     Set(CUBLASLT_MATMUL_DESC_TRANSA, first_op);
     Set(CUBLASLT_MATMUL_DESC_TRANSB, second_op);
     Make(&first, TypeOf(p.input), p.b_transposed ? p.k : p.n, p.b_transposed ? p.n : p.k, p.ldb);
@@ -63,15 +62,20 @@ struct Described {
     Make(&result, TypeOf(p.output), p.n, p.m, p.ldc);
   }
 
+  Description<cublasLtMatmulDesc_t> operation;
+  Description<cublasLtMatrixLayout_t> first, second, result;
+
  private:
   void Set(cublasLtMatmulDescAttributes_t attribute, cublasOperation_t value) {
-    ELA_CUBLAS_CHECK(
-        cublasLtMatmulDescSetAttribute(operation.get(), attribute, &value, sizeof value));
+    ELA_CUBLAS_CHECK(lt_, MatmulDescSetAttribute(operation.get(), attribute, &value, sizeof value));
   }
-  static void Make(Layout* layout, cudaDataType_t type, int64_t rows, int64_t columns, int64_t ld) {
-    ELA_CUBLAS_CHECK(cublasLtMatrixLayoutCreate(layout->out(), type, static_cast<uint64_t>(rows),
-                                                static_cast<uint64_t>(columns), ld));
+  void Make(Description<cublasLtMatrixLayout_t>* layout, cudaDataType_t type, int64_t rows,
+            int64_t columns, int64_t ld) {
+    ELA_CUBLAS_CHECK(lt_, MatrixLayoutCreate(layout->out(), type, static_cast<uint64_t>(rows),
+                                             static_cast<uint64_t>(columns), ld));
   }
+
+  const CublasLt& lt_;
 };
 
 /// Every sum's order fixed: no reduction in place, whose parts arrive in any order.
@@ -79,11 +83,12 @@ constexpr uint32_t kReductions = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
 
 cublasLtMatmulAlgo_t ChooseAlgorithm(CudaDevice::Impl& device, const DeviceGemm& p,
                                      const Described& d) {
-  Preference preference;
-  ELA_CUBLAS_CHECK(cublasLtMatmulPreferenceCreate(preference.out()));
+  const CublasLt& lt = *device.lt;
+  Description<cublasLtMatmulPreference_t> preference(lt.MatmulPreferenceDestroy);
+  ELA_CUBLAS_CHECK(lt, MatmulPreferenceCreate(preference.out()));
   const auto set = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
     ELA_CUBLAS_CHECK(
-        cublasLtMatmulPreferenceSetAttribute(preference.get(), attribute, &value, sizeof value));
+        lt, MatmulPreferenceSetAttribute(preference.get(), attribute, &value, sizeof value));
   };
   set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, size_t{CudaDevice::Impl::kGemmWorkspace});
   set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, kReductions);
@@ -93,14 +98,14 @@ cublasLtMatmulAlgo_t ChooseAlgorithm(CudaDevice::Impl& device, const DeviceGemm&
   set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, AlignmentOf(p.c));
   cublasLtMatmulHeuristicResult_t found;
   int count = 0;
-  const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
+  const cublasStatus_t status = lt.MatmulAlgoGetHeuristic(
       device.blas, d.operation.get(), d.first.get(), d.second.get(), d.result.get(), d.result.get(),
       preference.get(), 1, &found, &count);
   ELA_CHECK(status == CUBLAS_STATUS_SUCCESS && count == 1,
             "no algorithm for a product of %lld x %lld x %lld (lda %lld, ldb %lld, ldc %lld): %s",
             static_cast<long long>(p.m), static_cast<long long>(p.n), static_cast<long long>(p.k),
             static_cast<long long>(p.lda), static_cast<long long>(p.ldb),
-            static_cast<long long>(p.ldc), cublasLtGetStatusString(status));
+            static_cast<long long>(p.ldc), lt.GetStatusString(status));
   return found.algo;
 }
 
@@ -125,18 +130,20 @@ const cublasLtMatmulAlgo_t& AlgorithmFor(CudaDevice::Impl& device, const DeviceG
   auto found = device.algorithms.find(key);
   if (found == device.algorithms.end()) {
     if (device.algorithms.size() >= kMostRemembered) device.algorithms.clear();
-    found = device.algorithms.emplace(key, ChooseAlgorithm(device, p, Described(p))).first;
+    found =
+        device.algorithms.emplace(key, ChooseAlgorithm(device, p, Described(*device.lt, p))).first;
   }
   return found->second;
 }
 
 cublasStatus_t Run(const Context& ctx, const DeviceGemm& p, const cublasLtMatmulAlgo_t& algorithm) {
   const CudaDevice::Impl& device = ctx.device->impl();
-  const Described d(p);
+  const Described d(*device.lt, p);
   const float alpha = 1, beta = p.accumulate ? 1 : 0;
-  return cublasLtMatmul(device.blas, d.operation.get(), &alpha, p.b, d.first.get(), p.a,
-                        d.second.get(), &beta, p.c, d.result.get(), p.c, d.result.get(), &algorithm,
-                        device.workspace, CudaDevice::Impl::kGemmWorkspace, StreamOf(ctx));
+  return device.lt->Matmul(device.blas, d.operation.get(), &alpha, p.b, d.first.get(), p.a,
+                           d.second.get(), &beta, p.c, d.result.get(), p.c, d.result.get(),
+                           &algorithm, device.workspace, CudaDevice::Impl::kGemmWorkspace,
+                           StreamOf(ctx));
 }
 
 }  // namespace
@@ -158,7 +165,8 @@ void Gemm(const Context& ctx, const DeviceGemm& p) {
     rows = RoundedSize(rows);
     if (Run(ctx, p, AlgorithmFor(device, about)) == CUBLAS_STATUS_SUCCESS) return;
   }
-  ELA_CUBLAS_CHECK(Run(ctx, p, AlgorithmFor(device, p)));
+  const cublasStatus_t status = Run(ctx, p, AlgorithmFor(device, p));
+  ELA_CHECK(status == CUBLAS_STATUS_SUCCESS, "a product: %s", device.lt->GetStatusString(status));
 }
 
 }  // namespace ela::kernels::cuda
