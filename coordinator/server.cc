@@ -22,7 +22,7 @@
 #include "coordinator/background/scheduler.h"
 #include "coordinator/executor.h"
 #include "coordinator/launch/local.h"
-#include "coordinator/metrics/http_server.h"
+#include "coordinator/metrics/metrics.h"
 #include "coordinator/service.h"
 #include "coordinator/streams.h"
 #include "coordinator/supervisor/files.h"
@@ -177,7 +177,14 @@ std::unique_ptr<grpc::Server> CoordinatorServer::Impl::TryListen(const std::stri
 
 absl::Status CoordinatorServer::Impl::Listen(const ServerOptions& options) {
   if (!options.metrics_listen.empty()) {
-    ELA_ASSIGN_OR_RETURN(http, HttpServer::Start(options.metrics_listen, &core, &metrics));
+    absl::StatusOr<std::unique_ptr<HttpServer>> server =
+        HttpServer::Start(options.metrics_listen, MetricsPages(&core, &metrics));
+    if (!server.ok()) {
+      return absl::Status(
+          server.status().code(),
+          absl::StrCat(server.status().message(), "; choose another with --metrics-listen"));
+    }
+    http = *std::move(server);
     core.settings.metrics_address = http->address();
   }
   const ServiceContext context{&core, executor.get(), streams.get(), &metrics};

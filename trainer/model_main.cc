@@ -172,7 +172,7 @@ absl::Status GenerateText(const Options& options) {
   ELA_ASSIGN_OR_RETURN(const Generation result,
                        Generate(model.get(), prompt, options.generate, show));
   if (!options.Speaks()) return absl::OkStatus();
-  if (streamed) std::cout << stream.Finish() << "\n";
+  if (streamed) std::cout << stream.Finish() << "\n" << std::flush;  // before what stderr says
   for (size_t i = 0; i < result.tokens.size() && !streamed; ++i) {
     const std::string text = tokenizer->Decode(result.tokens[i]);
     if (options.json()) {

@@ -1,5 +1,7 @@
 #include "coordinator/metrics/metrics.h"
 
+#include <prometheus/text_serializer.h>
+
 #include <algorithm>
 #include <map>
 #include <utility>
@@ -157,6 +159,24 @@ std::vector<MetricFamily> JobFamilies::Take() {
   return families;
 }
 
+std::string ServiceDiscovery(const Core& core) {
+  nlohmann::json targets = nlohmann::json::array();
+  for (const RecordPtr& record : core.jobs->Unfinished()) {
+    const v1::Attempt* active = ActiveAttempt(*record);
+    if (active == nullptr) continue;
+    for (const v1::RankInfo& rank : active->ranks()) {
+      if (rank.metrics_address().empty()) continue;
+      targets.push_back({{"targets", {rank.metrics_address()}},
+                         {"labels",
+                          {{"job", record->job().id()},
+                           {"job_name", record->job().spec().metadata().name()},
+                           {"rank", absl::StrCat(rank.rank())},
+                           {"node", rank.host()}}}});
+    }
+  }
+  return targets.dump(1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
 }  // namespace
 
 Metrics::Metrics()
@@ -205,22 +225,15 @@ std::vector<MetricFamily> CollectJobs(const Core& core) {
   return families;
 }
 
-std::string ServiceDiscovery(const Core& core) {
-  nlohmann::json targets = nlohmann::json::array();
-  for (const RecordPtr& record : core.jobs->Unfinished()) {
-    const v1::Attempt* active = ActiveAttempt(*record);
-    if (active == nullptr) continue;
-    for (const v1::RankInfo& rank : active->ranks()) {
-      if (rank.metrics_address().empty()) continue;
-      targets.push_back({{"targets", {rank.metrics_address()}},
-                         {"labels",
-                          {{"job", record->job().id()},
-                           {"job_name", record->job().spec().metadata().name()},
-                           {"rank", absl::StrCat(rank.rank())},
-                           {"node", rank.host()}}}});
-    }
-  }
-  return targets.dump(1, ' ', false, nlohmann::json::error_handler_t::replace);
+std::vector<HttpPage> MetricsPages(const Core* core, const Metrics* metrics) {
+  const auto text = [=] {
+    std::vector<MetricFamily> families = metrics->Collect();
+    for (MetricFamily& family : CollectJobs(*core)) families.push_back(std::move(family));
+    return prometheus::TextSerializer().Serialize(families);
+  };
+  return {{"/metrics", kPrometheusText, text},
+          {"/sd", "application/json", [=] { return ServiceDiscovery(*core); }},
+          {"/healthz", "text/plain", [] { return std::string("ok\n"); }}};
 }
 
 }  // namespace ela::coordinator

@@ -13,6 +13,7 @@
 
 #include "absl/status/status.h"
 #include "coordinator/core.h"
+#include "proto/program/http_server.h"
 
 namespace ela::coordinator {
 
@@ -34,7 +35,8 @@ class Metrics {
 /// among the newest hundred.
 std::vector<prometheus::MetricFamily> CollectJobs(const Core& core);
 
-/// Prometheus http_sd: every rank of a running attempt, with job, job_name and rank as labels.
-std::string ServiceDiscovery(const Core& core);
+/// /metrics; /sd, Prometheus http_sd: every rank of a running attempt, with job, job_name and rank
+/// as labels; /healthz.
+std::vector<HttpPage> MetricsPages(const Core* core, const Metrics* metrics);
 
 }  // namespace ela::coordinator

@@ -1,16 +1,14 @@
 #include "trainer/loop/metrics.h"
 
 #include <prometheus/counter.h>
-#include <prometheus/exposer.h>
 #include <prometheus/gauge.h>
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
 
-#include <exception>
-
 #include "absl/strings/str_cat.h"
 #include "proto/program/version.h"
+#include "proto/status_macros.h"
 
 namespace ela::trainer {
 namespace {
@@ -155,15 +153,10 @@ TrainerMetrics::TrainerMetrics(const MetricsLabels& labels)
 TrainerMetrics::~TrainerMetrics() = default;
 
 absl::StatusOr<std::string> TrainerMetrics::Serve(const std::string& address) {
-  try {
-    exposer_ = std::make_unique<prometheus::Exposer>(address, /*num_threads=*/1);
-    exposer_->RegisterCollectable(registry_);
-    const std::string host = address.substr(0, address.rfind(':'));
-    return absl::StrCat(host, ":", exposer_->GetListeningPorts().at(0));
-  } catch (const std::exception& error) {
-    return absl::UnavailableError(
-        absl::StrCat("cannot serve metrics on ", address, ": ", error.what()));
-  }
+  ELA_ASSIGN_OR_RETURN(
+      server_,
+      HttpServer::Start(address, {{"/metrics", kPrometheusText, [this] { return Text(); }}}));
+  return server_->address();
 }
 
 std::string TrainerMetrics::Text() const {

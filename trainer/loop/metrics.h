@@ -11,13 +11,13 @@
 
 #include "absl/status/statusor.h"
 #include "proto/job/plan.h"
+#include "proto/program/http_server.h"
 #include "trainer/loop/run_folder.h"
 #include "trainer/model/decoder.h"
 #include "trainer/parallel/communicator.h"
 
 namespace prometheus {
 class Counter;
-class Exposer;
 class Gauge;
 class Histogram;
 class Registry;
@@ -68,8 +68,8 @@ class TrainerMetrics {
   MetricsLabels labels_;
   std::shared_ptr<prometheus::Registry> registry_;
   std::unique_ptr<Families> families_;
-  std::unique_ptr<prometheus::Exposer> exposer_;
   CommStatistics::Table last_comm_;
+  std::unique_ptr<HttpServer> server_;  // last: its pages read the others
 };
 
 }  // namespace ela::trainer
