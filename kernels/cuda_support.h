@@ -1,4 +1,5 @@
-// What the CUDA back end's files share on the host: checked calls, launches, handles, scratch memory.
+// What the CUDA back end's files share on the host: checked calls, launches, handles and scratch
+// memory.
 #pragma once
 
 #include <cuda_runtime.h>
