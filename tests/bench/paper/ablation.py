@@ -2,6 +2,7 @@
 """The paper's ablation, and what it leaves out, on text of this machine.
 
   ablation.py --bin build/release/bin --output DIR [--scale quick|paper] [--only NAME]... [--seed N]
+              [--parallel N]
 
 Trains every variant with ela-trainer from the same job, seed and data, and writes DIR/table.md,
 DIR/results.json and DIR/curves.png (needs python3-matplotlib). A variant that is done is not
@@ -13,6 +14,7 @@ and mean nothing as a language model's.
 """
 
 import argparse
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -85,6 +87,7 @@ def parse():
     parser.add_argument("--only", action="append", choices=VARIANTS, help="may be repeated")
     parser.add_argument("--input", action="append", help="text to train on")
     parser.add_argument("--seed", type=int, default=1234)
+    parser.add_argument("--parallel", type=int, default=1, help="variants that train at a time")
     return parser.parse_args()
 
 
@@ -101,7 +104,7 @@ def build_data(options, scale):
 
 def train(options, scale, prefix, name):
     run_dir = options.output.resolve() / name
-    job = options.output / "job.yaml"
+    job = options.output / f"{name}.yaml"
     job.write_text(JOB.format(**scale, data=prefix, seed=options.seed,
                               eval_every=max(1, scale["steps"] // 10)))
     overrides, _ = VARIANTS[name]
@@ -177,14 +180,16 @@ def main():
     prefix = build_data(options, scale)
     kept = options.output / "results.json"
     results = json.loads(kept.read_text()) if kept.exists() else {}
-    for name in VARIANTS:
-        if name in results or (options.only and name not in options.only):
-            continue
-        results[name] = train(options, scale, prefix, name)
-        results = {n: results[n] for n in VARIANTS if n in results}
-        kept.write_text(json.dumps(results))
-        (options.output / "table.md").write_text(table(results))
-        draw(results, options.output / "curves.png")
+    left = [name for name in VARIANTS
+            if name not in results and (not options.only or name in options.only)]
+    with concurrent.futures.ThreadPoolExecutor(options.parallel) as pool:
+        started = {pool.submit(train, options, scale, prefix, name): name for name in left}
+        for done in concurrent.futures.as_completed(started):
+            results[started[done]] = done.result()
+            kept.write_text(json.dumps(results))
+    results = {name: results[name] for name in VARIANTS if name in results}
+    (options.output / "table.md").write_text(table(results))
+    draw(results, options.output / "curves.png")
     print(table(results))
 
 
