@@ -64,6 +64,7 @@ absl::StatusOr<std::unique_ptr<Communicator>> MakeWorld(const v1::JobSpec& spec)
   options.expected_world =
       static_cast<int>(spec.parallelism().data() * spec.parallelism().sequence());
   options.statistics = std::make_shared<CommStatistics>();
+  options.timeout_seconds = CommTimeoutSeconds(spec.resources().device());
   const bool alone = LaunchedRank().empty();
   return MakeCommunicator(alone ? CommunicatorKind::kLocal : CommunicatorKind::kMpi, options);
 }
@@ -90,7 +91,8 @@ int Train(Options options) {
   auto chosen = ChooseDevice(job->spec().resources().device(), **world);
   if (!chosen.ok()) return LeaveEarly(options, (*world)->rank(), chosen.status());
   device = *std::move(chosen);
-  world = WorldOf(*std::move(world), device.get());
+  world = WorldOf(*std::move(world), device.get(),
+                  CommTimeoutSeconds(job->spec().resources().device()));
   if (!world.ok()) return LeaveEarly(options, early_rank, world.status());
   options.trainer.device = device.get();
   const auto local_ranks = LocalRanks(**world);

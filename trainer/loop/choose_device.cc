@@ -1,10 +1,12 @@
 #include "trainer/loop/choose_device.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/numbers.h"
 #include "proto/status_macros.h"
 #include "trainer/loop/gather.h"
 #include "trainer/loop/machine.h"
@@ -16,9 +18,16 @@ namespace ela::trainer {
 namespace {
 
 // A rank may wait for another that writes a checkpoint or compiles kernels at its first step.
-constexpr double kNcclTimeoutSeconds = 300;
+constexpr double kCardTimeoutSeconds = 300;
 
 }  // namespace
+
+double CommTimeoutSeconds(v1::DeviceKind kind) {
+  const char* text = std::getenv("ELA_COMM_TIMEOUT_SECONDS");
+  double seconds = 0;
+  if (text != nullptr && absl::SimpleAtod(text, &seconds) && seconds > 0) return seconds;
+  return kind == v1::DEVICE_KIND_CPU ? 0 : kCardTimeoutSeconds;
+}
 
 absl::StatusOr<std::unique_ptr<kernels::CudaDevice>> ChooseDevice(v1::DeviceKind kind,
                                                                   Communicator& world) {
@@ -46,9 +55,10 @@ absl::StatusOr<std::unique_ptr<kernels::CudaDevice>> ChooseDevice(v1::DeviceKind
 }
 
 absl::StatusOr<std::unique_ptr<Communicator>> WorldOf(std::unique_ptr<Communicator> host,
-                                                      kernels::CudaDevice* device) {
+                                                      kernels::CudaDevice* device,
+                                                      double timeout_seconds) {
   if (device == nullptr || host->size() == 1) return host;
-  return MakeNcclWorld(std::move(host), device, kNcclTimeoutSeconds);
+  return MakeNcclWorld(std::move(host), device, timeout_seconds);
 }
 
 }  // namespace ela::trainer

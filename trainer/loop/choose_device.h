@@ -16,9 +16,15 @@ namespace ela::trainer {
 absl::StatusOr<std::unique_ptr<kernels::CudaDevice>> ChooseDevice(v1::DeviceKind kind,
                                                                   Communicator& world);
 
+/// How long a rank of a job waits for another before it ends with an error, to be retried:
+/// ELA_COMM_TIMEOUT_SECONDS if that is set; else 300 where there may be cards, and 0, for ever, on
+/// the CPU, where mpirun ends all ranks when one dies and the coordinator those that hang.
+double CommTimeoutSeconds(v1::DeviceKind kind);
+
 /// The world in which buffers of `device` travel too; `host` as it is where there is no device or
 /// no other rank. Collective.
 absl::StatusOr<std::unique_ptr<Communicator>> WorldOf(std::unique_ptr<Communicator> host,
-                                                      kernels::CudaDevice* device);
+                                                      kernels::CudaDevice* device,
+                                                      double timeout_seconds);
 
 }  // namespace ela::trainer

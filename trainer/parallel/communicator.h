@@ -104,6 +104,9 @@ struct CommunicatorOptions {
   std::shared_ptr<CommStatistics> statistics;  // null: not counted
   /// A longer message is cut into parts of this size: MPI counts in int.
   size_t max_message_bytes = size_t{1} << 30;
+  /// Of kMpi: a rank that waits for another for longer gets Unavailable. 0: it waits for ever,
+  /// as mpirun ends all ranks when one dies.
+  double timeout_seconds = 0;
 };
 
 /// The world of this process, axis "world". FailedPrecondition if the world is not the expected one

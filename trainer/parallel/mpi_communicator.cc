@@ -26,7 +26,7 @@ class MpiPending : public Pending {
  public:
   MpiPending(std::shared_ptr<MpiHandle> handle, const CommunicatorOptions& options, const char* op,
              std::string axis)
-      : messages(std::move(handle), options.max_message_bytes),
+      : messages(std::move(handle), options),
         statistics_(options.statistics),
         op_(op),
         axis_(std::move(axis)) {}
@@ -85,7 +85,7 @@ class MpiCommunicator : public Communicator {
               "%zu ranks", ranks);
     const std::vector<size_t> from = Offsets(recv_bytes), to = Offsets(send_bytes);
     const CommTimer timer(statistics(), kAllToAll, axis_, 1, from[ranks] - recv_bytes[me]);
-    MpiMessages messages(handle_, options_.max_message_bytes);
+    MpiMessages messages(handle_, options_);
     for (int i = 1; i < size(); ++i) {
       const size_t p = static_cast<size_t>(Neighbour(-i));
       messages.Receive(At(recv, from[p]), recv_bytes[p], Neighbour(-i));
@@ -118,11 +118,11 @@ class MpiCommunicator : public Communicator {
     int step = 1;
     while (step < size() && (from_root & step) == 0) step *= 2;
     if (from_root != 0) {
-      MpiMessages message(handle_, options_.max_message_bytes);
+      MpiMessages message(handle_, options_);
       message.Receive(data, bytes, Neighbour(-step));
       ELA_RETURN_IF_ERROR(message.Wait());
     }
-    MpiMessages messages(handle_, options_.max_message_bytes);
+    MpiMessages messages(handle_, options_);
     for (step /= 2; step > 0; step /= 2) {
       if (from_root + step < size()) messages.Send(data, bytes, Neighbour(step));
     }
@@ -133,7 +133,7 @@ class MpiCommunicator : public Communicator {
   absl::Status Barrier() override {
     const CommTimer timer(statistics(), kBarrier, axis_, 1, 0);
     for (int step = 1; step < size(); step *= 2) {
-      MpiMessages messages(handle_, options_.max_message_bytes);
+      MpiMessages messages(handle_, options_);
       messages.Receive(nullptr, 0, Neighbour(-step));
       messages.Send(nullptr, 0, Neighbour(step));
       ELA_RETURN_IF_ERROR(messages.Wait());

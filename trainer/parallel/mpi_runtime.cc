@@ -3,6 +3,7 @@
 #include <time.h>
 
 #include <algorithm>
+#include <chrono>
 #include <climits>
 #include <cstdint>
 #include <thread>
@@ -96,9 +97,10 @@ MpiHandle::~MpiHandle() {
   MPI_Comm_free(&comm_);
 }
 
-MpiMessages::MpiMessages(std::shared_ptr<MpiHandle> handle, size_t max_message_bytes)
+MpiMessages::MpiMessages(std::shared_ptr<MpiHandle> handle, const CommunicatorOptions& options)
     : handle_(std::move(handle)),
-      max_message_bytes_(std::clamp(max_message_bytes, size_t{1}, size_t{INT_MAX})) {}
+      max_message_bytes_(std::clamp(options.max_message_bytes, size_t{1}, size_t{INT_MAX})),
+      timeout_seconds_(options.timeout_seconds) {}
 
 MpiMessages::~MpiMessages() {
   absl::MutexLock lock(&MpiMutex());
@@ -141,14 +143,29 @@ void MpiMessages::Send(const void* send, size_t bytes, int to) {
 }
 
 absl::Status MpiMessages::Wait() {
+  using Clock = std::chrono::steady_clock;
   size_t open = open_;
+  Clock::time_point last = Clock::now();  // that a message was done
   for (int polls = 0; status_.ok() && !Done(); ++polls) {
     Poll();
-    if (open_ < open) polls = 0;
+    if (open_ < open) polls = 0, last = Clock::now();
     open = open_;
-    if (status_.ok() && !Done()) GiveCoreAway(polls);
+    if (!status_.ok() || Done()) break;
+    const std::chrono::duration<double> waited = Clock::now() - last;
+    if (timeout_seconds_ > 0 && waited.count() > timeout_seconds_) Fail(TimedOut());
+    GiveCoreAway(polls);
   }
   return status_;
+}
+
+absl::Status MpiMessages::TimedOut() const {
+  size_t i = 0;
+  while (i + 1 < requests_.size() && (requests_[i] == MPI_REQUEST_NULL || parts_[i].from < 0)) ++i;
+  const std::string who =
+      parts_[i].from < 0 ? "another rank" : absl::StrCat("rank ", parts_[i].from);
+  return absl::UnavailableError(absl::StrCat("MPI: rank ", handle_->rank(), " waited for ", who,
+                                             " for ", timeout_seconds_,
+                                             " s: it is gone, stopped or makes other calls"));
 }
 
 void MpiMessages::Poll() {

@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "trainer/parallel/communicator.h"
 
 namespace ela::trainer {
 
@@ -56,10 +57,10 @@ class MpiHandle {
 
 /// Messages under way: any number of Receive and Send, then one Wait. Between two ranks they match
 /// in the order of the calls, over all objects of one communicator. A message longer than
-/// max_message_bytes goes in parts. The first error is Wait's.
+/// max_message_bytes of the options goes in parts. The first error is Wait's.
 class MpiMessages {
  public:
-  MpiMessages(std::shared_ptr<MpiHandle> handle, size_t max_message_bytes);
+  MpiMessages(std::shared_ptr<MpiHandle> handle, const CommunicatorOptions& options);
   ~MpiMessages();  // takes back what has not been waited for
   MpiMessages(const MpiMessages&) = delete;
   MpiMessages& operator=(const MpiMessages&) = delete;
@@ -67,7 +68,8 @@ class MpiMessages {
   void Receive(void* recv, size_t bytes, int from);
   void Send(const void* send, size_t bytes, int to);
   /// Yields its core, then sleeps for some 20 us at a time, until all messages are done. Internal
-  /// if a rank sent another size than this one expects.
+  /// if a rank sent another size than this one expects; Unavailable if none of them is done within
+  /// the timeout of the options, after the start or the last one that was.
   absl::Status Wait();
 
  private:
@@ -78,12 +80,14 @@ class MpiMessages {
   template <class Post>
   void InParts(size_t bytes, int from, const char* call, const Post& post);
   bool Done() const { return open_ == 0; }
+  absl::Status TimedOut() const;
   void Poll() ABSL_LOCKS_EXCLUDED(MpiMutex());
   void Finish(size_t part, const MPI_Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(MpiMutex());
   void Fail(const absl::Status& status) { status_.Update(status); }
 
   std::shared_ptr<MpiHandle> handle_;
   size_t max_message_bytes_;
+  double timeout_seconds_;
   std::vector<MPI_Request> requests_;
   std::vector<Part> parts_;  // of each request
   size_t open_ = 0;          // requests that are not done

@@ -140,6 +140,7 @@ void NcclRuntime::GiveEvent(cudaEvent_t event) {
 
 absl::Status NcclRuntime::Enqueue(ncclComm_t comm, cudaStream_t stream, const std::string& op,
                                   const std::function<ncclResult_t()>& calls) {
+  const kernels::TraceRange range(op.c_str());
   absl::MutexLock lock(&mutex_);
   ELA_RETURN_IF_ERROR(fault_);
   const absl::Status status = Settle(comm, calls(), absl::Now() + timeout_);

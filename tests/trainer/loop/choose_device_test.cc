@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <stdlib.h>
 
 namespace ela::trainer {
 namespace {
@@ -32,8 +33,21 @@ TEST(ChooseDevice, CudaWithoutACardSaysWhy) {
               ::testing::HasSubstr(kernels::WhyNoCudaDevice()));
 }
 
+TEST(CommTimeout, IsForEverOnTheCpuUnlessItIsSet) {
+  EXPECT_EQ(CommTimeoutSeconds(v1::DEVICE_KIND_CPU), 0);
+  EXPECT_EQ(CommTimeoutSeconds(v1::DEVICE_KIND_CUDA), 300);
+  setenv("ELA_COMM_TIMEOUT_SECONDS", "7", /*overwrite=*/1);
+  EXPECT_EQ(CommTimeoutSeconds(v1::DEVICE_KIND_CPU), 7);
+  EXPECT_EQ(CommTimeoutSeconds(v1::DEVICE_KIND_CUDA), 7);
+  for (const char* wrong : {"", "-1", "soon"}) {
+    setenv("ELA_COMM_TIMEOUT_SECONDS", wrong, /*overwrite=*/1);
+    EXPECT_EQ(CommTimeoutSeconds(v1::DEVICE_KIND_AUTO), 300) << wrong;
+  }
+  unsetenv("ELA_COMM_TIMEOUT_SECONDS");
+}
+
 TEST(ChooseDevice, OneRankKeepsItsWorld) {
-  const auto world = WorldOf(Alone(), nullptr);
+  const auto world = WorldOf(Alone(), nullptr, /*timeout_seconds=*/0);
   ASSERT_TRUE(world.ok()) << world.status();
   EXPECT_EQ((*world)->size(), 1);
 }

@@ -7,6 +7,7 @@
 
 #include "proto/status_macros.h"
 #include "tests/trainer/parallel/checks.h"
+#include "tests/trainer/parallel/staged_communicator.h"
 
 namespace ela::trainer {
 namespace {
@@ -20,6 +21,22 @@ TEST(LocalCommunicator, KeepsEveryContractForOneToEightRanks) {
     for (const std::vector<NamedCheck>& checks : {CollectiveChecks(), GroupChecks()}) {
       for (const NamedCheck& check : checks) {
         EXPECT_EQ(RunLocalRanks(ranks, check.run), absl::OkStatus()) << check.name << ", " << ranks;
+      }
+    }
+  }
+}
+
+/// What brings NCCL's buffers to the checks brings the same bytes.
+TEST(StagedCommunicator, KeepsEveryContract) {
+  for (int ranks = 1; ranks <= 4; ++ranks) {
+    for (const std::vector<NamedCheck>& checks : {CollectiveChecks(), GroupChecks()}) {
+      for (const NamedCheck& check : checks) {
+        const absl::Status status = RunLocalRanks(ranks, [&](Communicator& world) -> absl::Status {
+          ELA_ASSIGN_OR_RETURN(auto inner, world.Split(0, "world"));
+          StagedCommunicator staged(std::move(inner), nullptr);
+          return check.run(staged);
+        });
+        EXPECT_EQ(status, absl::OkStatus()) << check.name << ", " << ranks;
       }
     }
   }

@@ -1,9 +1,10 @@
-// The checks of every back end, over MPI under mpirun.
+// The checks of every back end, over MPI and NCCL under mpirun.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <string>
 
+#include "kernels/device.h"
 #include "tests/support/mpirun.h"
 #include "tests/trainer/parallel/checks.h"
 
@@ -62,6 +63,29 @@ TEST(MpiCommunicator, AnotherSizeThanExpectedIsAnError) {
   EXPECT_EQ(run.exit_code, 4) << run.output;
   EXPECT_THAT(run.output, ::testing::AnyOf(HasSubstr("rank 0 sent 8 bytes where rank 1 expects 16"),
                                            HasSubstr("MPI_ERR_TRUNCATE")));
+}
+
+TEST(MpiCommunicator, ARankThatIsNotThereIsAnErrorAfterTheTimeout) {
+  const MpiRun run = RunUnderMpi(3, {ELA_RANKS_UNDER_MPI, "silent", "2"});
+  EXPECT_EQ(run.exit_code, 5) << run.output;
+  EXPECT_THAT(run.output, HasSubstr("waited for rank 2 for 2 s"));
+}
+
+class NcclCommunicator : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (kernels::NumCudaDevices() == 0) GTEST_SKIP() << kernels::WhyNoCudaDevice();
+  }
+};
+
+TEST_F(NcclCommunicator, KeepsEveryContractForTwoAndThreeRanks) {
+  for (int ranks : {2, 3}) ExpectAllChecksRan(RunUnderMpi(ranks, {ELA_RANKS_UNDER_MPI, "nccl"}));
+}
+
+TEST_F(NcclCommunicator, ARankThatIsNotThereIsAnErrorAfterTheTimeout) {
+  const MpiRun run = RunUnderMpi(2, {ELA_RANKS_UNDER_MPI, "nccl-silent", "5"});
+  EXPECT_EQ(run.exit_code, 5) << run.output;
+  EXPECT_THAT(run.output, HasSubstr("NCCL: all_gather of world"));
 }
 
 }  // namespace

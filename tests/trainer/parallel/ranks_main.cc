@@ -1,15 +1,24 @@
-// One rank under mpirun: runs the checks over MPI, or makes a mistake on purpose.
+// One rank under mpirun: runs the checks over MPI or NCCL, or makes a mistake on purpose.
 //
 //   ranks-under-mpi checks [max_message_bytes]
 //   ranks-under-mpi world <expected>         refused unless that is the world's size
 //   ranks-under-mpi abort <exit code>        the last rank aborts, the others wait for it
 //   ranks-under-mpi sizes                    rank 0 expects fewer bytes than rank 1 sends
+//   ranks-under-mpi silent <seconds>         the last rank stops without a word; the others wait
+//                                            that long for it and end with code 5
+//   ranks-under-mpi nccl                     the checks over NCCL; the ranks share the host's cards
+//   ranks-under-mpi nccl-silent <seconds>    silent, where the others wait on the device
+#include <signal.h>
+
 #include <cstdio>
 #include <cstdlib>
+#include <memory>
 #include <vector>
 
 #include "proto/status_macros.h"
 #include "tests/trainer/parallel/checks.h"
+#include "tests/trainer/parallel/staged_communicator.h"
+#include "trainer/parallel/nccl_communicator.h"
 
 namespace ela::trainer {
 namespace {
@@ -30,8 +39,34 @@ absl::Status ExpectDifferentSizes(Communicator& world) {
   return world.AllGather(recv.data(), send.data(), bytes);
 }
 
+/// What a rank that died, or a host that is cut off, looks like to the others: it is not there. The
+/// others must find out; they end it with the job.
+absl::Status LoseTheLastRank(Communicator& world) {
+  const auto meet = [&world]() -> absl::Status {
+    std::vector<char> recv(static_cast<size_t>(world.size())), send(1);
+    return world.AllGather(recv.data(), send.data(), 1);
+  };
+  ELA_RETURN_IF_ERROR(meet());
+  if (world.rank() == world.size() - 1) raise(SIGSTOP);
+  // Over NCCL a call returns before the device has met the others: the next one tells.
+  absl::Status status = meet();
+  if (status.ok()) status = meet();
+  return status.ok() ? absl::DataLossError("met a rank that is not there") : status;
+}
+
+/// Ranks that share a card must not take each other for one process: each says that it is a host.
+absl::StatusOr<std::unique_ptr<Communicator>> OverNccl(std::unique_ptr<Communicator> host,
+                                                       double timeout_seconds,
+                                                       kernels::CudaDevice* device) {
+  setenv("NCCL_HOSTID", absl::StrCat("rank-", host->rank()).c_str(), /*overwrite=*/1);
+  ELA_ASSIGN_OR_RETURN(std::unique_ptr<Communicator> nccl,
+                       MakeNcclWorld(std::move(host), device, timeout_seconds));
+  return std::make_unique<StagedCommunicator>(std::move(nccl), device);
+}
+
 absl::Status Run(Communicator& world, const std::string& scenario, int64_t number) {
-  if (scenario == "checks") return RunChecks(world);
+  if (scenario == "checks" || scenario == "nccl") return RunChecks(world);
+  if (scenario == "silent" || scenario == "nccl-silent") return LoseTheLastRank(world);
   if (scenario == "sizes") return ExpectDifferentSizes(world);
   if (scenario == "abort" && world.rank() == world.size() - 1) {
     world.Abort(static_cast<int>(number));
@@ -46,7 +81,17 @@ int Main(int argc, char** argv) {
   options.statistics = std::make_shared<CommStatistics>();
   if (scenario == "world") options.expected_world = static_cast<int>(number);
   if (scenario == "checks" && number > 0) options.max_message_bytes = static_cast<size_t>(number);
-  const auto world = MakeCommunicator(CommunicatorKind::kMpi, options);
+  if (scenario == "silent") options.timeout_seconds = static_cast<double>(number);
+  std::unique_ptr<kernels::CudaDevice> device;  // outlives the world
+  auto world = MakeCommunicator(CommunicatorKind::kMpi, options);
+  if (world.ok() && scenario.rfind("nccl", 0) == 0) {
+    auto opened =
+        kernels::CudaDevice::Open((*world)->rank() % std::max(1, kernels::NumCudaDevices()));
+    if (opened.ok()) device = *std::move(opened);
+    world = opened.ok() ? OverNccl(*std::move(world), number > 0 ? static_cast<double>(number) : 60,
+                                   device.get())
+                        : opened.status();
+  }
   if (!world.ok()) {
     std::fprintf(stderr, "%s\n", world.status().ToString().c_str());
     return 3;
@@ -54,8 +99,10 @@ int Main(int argc, char** argv) {
   const absl::Status status = Run(**world, scenario, number);
   if (status.ok()) return 0;
   std::fprintf(stderr, "rank %d: %s\n", (*world)->rank(), status.ToString().c_str());
-  (*world)->Abort(4);
-  return 4;
+  const bool lost = scenario == "silent" || scenario == "nccl-silent";
+  const int code = lost && absl::IsUnavailable(status) ? 5 : 4;
+  (*world)->Abort(code);
+  return code;
 }
 
 }  // namespace
