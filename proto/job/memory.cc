@@ -22,7 +22,7 @@ int64_t Block(int64_t numel, int64_t element) { return RoundUp(numel * element, 
 
 // The sizes that every line below is made of.
 struct Sizes {
-  explicit Sizes(const v1::TrainingJob& job) : model(job.spec().model()) {
+  Sizes(const v1::TrainingJob& job, bool on_device) : model(job.spec().model()), device(on_device) {
     const v1::JobSpec& spec = job.spec();
     ranks = std::max<int64_t>(1, spec.parallelism().data() * spec.parallelism().sequence());
     sequence = std::max<int64_t>(1, spec.parallelism().sequence());
@@ -39,6 +39,7 @@ struct Sizes {
     lobe_only = spec.training().train_only() == v1::TRAIN_ONLY_MEMORY_LOBE;
   }
   const v1::ModelSpec& model;
+  bool device;
   int64_t ranks, sequence, expert;
   int64_t b, t;        // sequences and tokens of a micro-batch on this rank
   int64_t d, e, k, f;  // width, experts, experts per token, their hidden width
@@ -150,18 +151,38 @@ int64_t Activations(const Sizes& s) {
   return bytes + softmax * LayerSaved(s, true) + (layers - softmax) * LayerSaved(s, false);
 }
 
-// Backward through products in bf16 runs on copies in float: rows of x, dx and dy, and the weights
-// [y, x].
+// Backward through products in bf16 runs on copies in float on the CPU: rows of x, dx and dy, and
+// the weights [y, x].
 int64_t Widened(const Sizes& s, int64_t rows, int64_t x, int64_t y, int64_t weights) {
-  return s.element == kFloat ? 0 : Block(rows * (2 * x + y) + weights * x * y, kFloat);
+  return s.element == kFloat || s.device ? 0 : Block(rows * (2 * x + y) + weights * x * y, kFloat);
 }
 
-// Linear attention at work: states of all shards, of what is around, and one state for each 64
-// tokens both ways.
+// Linear attention's backward pass on a device (kernels/ela/cuda): a number a row and head, the
+// states of the segments that sequences are cut into where heads alone do not fill the card, and of
+// the polynomial kernels the gradients of the features of some heads.
+int64_t ElaDeviceWork(const Sizes& s, int64_t heads, bool causal) {
+  constexpr int64_t kMultiprocessors = 132, kRawBytes = 64 << 20;
+  const int64_t head_dim = s.d / heads, features = Features(s, head_dim);
+  const bool exp = features == head_dim;
+  const bool hopper = exp && s.element == 2 && (head_dim == 64 || head_dim == 128);
+  const int64_t blocks_per_item = hopper ? 1 : (head_dim + 31) / 32;
+  const int64_t blocks = kMultiprocessors * (!hopper ? 8 : head_dim == 128 ? 1 : 2);
+  const int64_t items = std::max<int64_t>(1, blocks / (heads * blocks_per_item));
+  const bool split = 10 * s.b * heads * blocks_per_item < 7 * blocks;
+  const int64_t chunks = s.b * ((s.t / s.b + 63) / 64);
+  const int64_t slots = split ? std::min(items, chunks) : causal ? 0 : s.b;
+  const int64_t head_bytes = s.t * features * kFloat;
+  const int64_t raw = exp ? 0 : head_bytes * std::clamp<int64_t>(kRawBytes / head_bytes, 1, heads);
+  return Block(s.t * heads, kFloat) + slots * (StateBlock(s, heads) / s.b) + raw;
+}
+
+// Linear attention at work: states of all shards, of what is around, and on the CPU one state for
+// each 64 tokens both ways.
 int64_t ElaWork(const Sizes& s, int64_t heads, bool causal) {
   constexpr int64_t kChunk = 64;
   const int64_t edges = causal ? 1 : 2;
   const int64_t exchange = s.sequence > 1 ? (s.sequence + 2) * edges * StateBlock(s, heads) : 0;
+  if (s.device) return exchange + ElaDeviceWork(s, heads, causal);
   const int64_t chunks = 2 * ((s.t + kChunk - 1) / kChunk + s.b);
   return exchange + chunks * (StateBlock(s, heads) / std::max<int64_t>(1, s.b));
 }
@@ -178,19 +199,24 @@ int64_t SoftmaxRing(const Sizes& s) {
   return sent + std::min<int64_t>(steps, 2) * (message + 2 * Block(2 * width, kFloat)) + sums;
 }
 
-// Its backward pass: the ring, delta, parts of dq of runs of key tiles, and the tiles of one
-// thread.
+// Its backward pass: the ring, delta, and on the CPU parts of dq of runs of key tiles and the tiles
+// of one thread.
 int64_t SoftmaxWork(const Sizes& s) {
   constexpr int64_t kQueryTile = 64, kKeyTile = 256, kItems = 8;
   const int64_t heads = s.model.num_attention_heads(), head_dim = s.d / heads;
+  const int64_t delta = Block(s.t * heads, kFloat);
+  if (s.device) return SoftmaxRing(s) + delta;
   const int64_t runs =
       std::max<int64_t>(1, std::min((kItems + heads - 1) / heads, (s.t + kKeyTile - 1) / kKeyTile));
   const bool in_place = runs == 1 && (s.element == kFloat || s.sequence > 1);
   const int64_t parts = in_place ? 0 : Block(runs * s.t * s.d, kFloat);
   const int64_t wide = s.element == kFloat ? 0 : 2 * (kQueryTile + kKeyTile) * head_dim;
   const int64_t tiles = 2 * kQueryTile * kKeyTile + 2 * kKeyTile * head_dim + wide;
-  return SoftmaxRing(s) + Block(s.t * heads, kFloat) + parts + Block(tiles, kFloat);
+  return SoftmaxRing(s) + delta + parts + Block(tiles, kFloat);
 }
+
+// What the device reads of the host's numbers: an index a token.
+int64_t Uploaded(const Sizes& s) { return s.device ? Block(s.t, kIndex) : 0; }
 
 // Backward through W_o, the mixer, q, k, v and the norm; the lobe is the same without W_o.
 int64_t AttentionWork(const Sizes& s) {
@@ -200,7 +226,7 @@ int64_t AttentionWork(const Sizes& s) {
   if (const v1::MemoryLobeSpec& lobe = s.model.memory_lobe(); lobe.enabled()) {
     mixer = std::max(mixer, ElaWork(s, lobe.num_heads(), lobe.mode() == v1::LOBE_MODE_CAUSAL));
   }
-  return 5 * Block(s.t * s.d, s.element) +
+  return Uploaded(s) + 5 * Block(s.t * s.d, s.element) +
          std::max(mixer, Widened(s, s.t, s.d, 3 * s.d, /*weights=*/1));
 }
 
@@ -216,9 +242,16 @@ int64_t MoeWork(const Sizes& s) {
   return by_token + std::max(by_expert, router);
 }
 
-// Logits by tiles of about 4 MiB, at least a thousand rows of a vocabulary that is cut or 128 of
-// one that is not.
+// Logits by tiles: on a device of about 256 MiB; on the CPU of about 4 MiB, at least a thousand
+// rows of a vocabulary that is cut or 128 of one that is not.
 int64_t LossWork(const Sizes& s) {
+  if (s.device) {
+    constexpr int64_t kDeviceTileFloats = 64 << 20;
+    const int64_t most =
+        std::max<int64_t>(128, kDeviceTileFloats / s.model.vocab_size() / 128 * 128);
+    const int64_t rows = std::min(s.t, most);
+    return Block(rows * s.model.vocab_size(), kFloat) + Block(rows, 2 * kFloat);
+  }
   constexpr int64_t kTileFloats = 1 << 20;
   constexpr int64_t kRows = 1024, kRowState = 24;  // bytes of a row's running statistics
   const int64_t rows = std::min(s.t, std::max(kRows, kTileFloats / s.model.vocab_size()));
@@ -234,7 +267,7 @@ int64_t LossWork(const Sizes& s) {
 int64_t Workspace(const Sizes& s) {
   constexpr int64_t kReducedFloats = 1 << 18;  // of each rank's piece, sent and received
   constexpr int64_t kSmall = 1 << 16;          // sums of gains, angles, counts
-  const int64_t stream = 2 * Block(s.t * s.d, s.element);
+  const int64_t stream = 2 * Block(s.t * s.d, s.element) + Uploaded(s);
   const int64_t layer = 3 * Block(s.t * s.d, s.element) + std::max(AttentionWork(s), MoeWork(s));
   const int64_t reduction = s.ranks > 1 ? 2 * s.ranks * Block(kReducedFloats, kFloat) : 0;
   return kSmall + std::max(stream + std::max(layer, LossWork(s)), reduction);
@@ -243,7 +276,11 @@ int64_t Workspace(const Sizes& s) {
 }  // namespace
 
 MemoryPlan PlanMemory(const v1::TrainingJob& resolved) {
-  const Sizes sizes(resolved);
+  return PlanMemory(resolved, resolved.spec().resources().device() == v1::DEVICE_KIND_CUDA);
+}
+
+MemoryPlan PlanMemory(const v1::TrainingJob& resolved, bool on_device) {
+  const Sizes sizes(resolved, on_device);
   const Classes classes(sizes);
   const int64_t elements = classes.dense + classes.own_experts;
   const bool masters = sizes.element != kFloat;

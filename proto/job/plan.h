@@ -1,5 +1,5 @@
-// Pure functions of a resolved job: parameters and memory. The coordinator, the command line and the trainer share them,
-// so that what `ela validate` promises is what the trainer allocates.
+// Pure functions of a resolved job: parameters and memory. The coordinator, the command line and
+// the trainer share them, so that what `ela validate` promises is what the trainer allocates.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,8 @@
 
 namespace ela::job {
 
-/// One parameter tensor of the model, in the order of the flat parameter buffers (design: model.md section 5).
+/// One parameter tensor of the model, in the order of the flat parameter buffers (design: model.md
+/// section 5).
 struct ParameterInfo {
   std::string name;            // "layers.3.moe.experts.1.up.weight"
   std::vector<int64_t> shape;  // rows are outputs
@@ -22,13 +23,15 @@ struct ParameterInfo {
 /// A parameter of a memory lobe: all that `train_only: memory_lobe` trains.
 bool IsOfLobe(const ParameterInfo& parameter);
 
-/// All parameters in the one fixed order: embed, then per layer norm1, attn q k v o, norm2, router weight, router bias,
-/// experts (up, down each), lobe norm q k v; final_norm last. Tied output: the embedding only.
+/// All parameters in the one fixed order: embed, then per layer norm1, attn q k v o, norm2, router
+/// weight, router bias, experts (up, down each), lobe norm q k v; final_norm last. Tied output: the
+/// embedding only.
 std::vector<ParameterInfo> Parameters(const v1::ModelSpec& model);
 int64_t ParameterCount(const v1::ModelSpec& model);
 
-/// Parameters that take part in products per token (experts: top_k of them; embedding once, as the output head),
-/// and the model FLOPs of one trained token: 6 x those, plus 12 L H D per softmax layer at sequence length L.
+/// Parameters that take part in products per token (experts: top_k of them; embedding once, as the
+/// output head), and the model FLOPs of one trained token: 6 x those, plus 12 L H D per softmax
+/// layer at sequence length L.
 int64_t ActiveParameterCount(const v1::ModelSpec& model);
 double ModelFlopsPerToken(const v1::ModelSpec& model, int64_t seq_len);
 
@@ -43,6 +46,10 @@ struct MemoryPlan {  // bytes on one rank
     return parameters + gradients + optimizer + activations + workspace + staging;
   }
 };
+/// On a CUDA device (of 132 multiprocessors, where that matters) or on the CPU; by default what
+/// resources.device asks for, with auto the CPU. A device's own share (context, libraries, NCCL's
+/// buffers) is not in it; staging is the host's.
+MemoryPlan PlanMemory(const v1::TrainingJob& resolved, bool on_device);
 MemoryPlan PlanMemory(const v1::TrainingJob& resolved);
 
 }  // namespace ela::job

@@ -1,6 +1,7 @@
 // What a job is promised to take is what its arenas take.
 #include <gtest/gtest.h>
 
+#include "kernels/device.h"
 #include "proto/job/plan.h"
 #include "tests/trainer/model/model_testing.h"
 
@@ -65,6 +66,72 @@ TEST(MemoryPlan, IsWhatTheArenasHold) {
     EXPECT_NEAR(ratio(plan.activations, taken.saved_bytes), 1, 0.02);
     EXPECT_GE(ratio(plan.workspace, taken.scratch_bytes), 0.98);
     EXPECT_LE(ratio(plan.workspace, taken.scratch_bytes), 1.0625);
+  }
+}
+
+/// Jobs of the size of a card's: a thousand rows a multiprocessor.
+v1::TrainingJob CardJob(std::vector<std::string> sets) {
+  sets.insert(sets.begin(), {"model.vocab_size=8000", "model.hidden_size=512",
+                             "model.num_attention_heads=4", "model.moe.intermediate_size=1024",
+                             "training.precision=bf16", "training.global_batch_size=16",
+                             "training.micro_batch_size=16", "data.seq_len=8192"});
+  return TinyJob(sets);
+}
+
+struct Taken {
+  int64_t activations = 0, workspace = 0;
+};
+
+Taken MeasureOnCard(const v1::TrainingJob& job, kernels::CudaDevice* device) {
+  const v1::JobSpec& spec = job.spec();
+  const bool bf16 = spec.training().precision() == v1::PRECISION_BF16;
+  kernels::Arena scratch, saved;
+  kernels::Counters counters;
+  kernels::Context ctx;
+  ctx.backend = Backend::kCuda;
+  ctx.device = device;
+  ctx.stream = device->stream();
+  ctx.scratch = &scratch;
+  ctx.counters = &counters;
+  const LayerContext layer = MakeLayerContext(ctx, &saved, bf16 ? DType::kBf16 : DType::kF32);
+  ParameterStore store(job::Parameters(spec.model()),
+                       StoreOptions{.dtype = layer.element, .device = device});
+  EXPECT_EQ(store.Fill(InitialSource(spec.model().num_layers(), 1)), absl::OkStatus());
+  store.ZeroGrads();
+  Decoder decoder(spec.model(), &store, nullptr,
+                  DecoderOptions{.recompute = spec.training().recompute()});
+  const DocumentStarts starts(static_cast<size_t>(spec.training().micro_batch_size()), {0});
+  const Documents documents =
+      RandomDocuments(spec.data().seq_len(), starts, spec.model().vocab_size(), 4);
+  const TokenRows rows(SliceOf(documents, 0, documents.sequences(), 0, documents.length),
+                       documents.length, 0, 1);
+  RoutingStatistics routing(spec.model().num_layers(), spec.model().moe().num_experts());
+  EXPECT_EQ(decoder.Forward(layer, rows, &routing), absl::OkStatus());
+  double loss_sum = 0;
+  EXPECT_EQ(decoder.Backward(layer, rows, 1e-5, kernels::Tensor(), &loss_sum), absl::OkStatus());
+  return {static_cast<int64_t>(saved.peak_bytes()), static_cast<int64_t>(scratch.peak_bytes())};
+}
+
+TEST(MemoryPlan, OnACardIsWhatTheArenasHoldToAFiftieth) {
+  if (kernels::NumCudaDevices() == 0) GTEST_SKIP() << kernels::WhyNoCudaDevice();
+  const auto device = kernels::CudaDevice::Open(0);
+  ASSERT_TRUE(device.ok()) << device.status();
+  const std::vector<std::vector<std::string>> cases = {
+      {},
+      {"training.precision=fp32"},
+      {"training.recompute=true", "model.attention.softmax_every=2", "data.seq_len=2048"},
+      {"model.moe.num_experts=1", "model.moe.top_k=1", "model.memory_lobe.enabled=true"},
+      {"training.global_batch_size=1", "training.micro_batch_size=1", "data.seq_len=131072"},
+      {"model.attention.kernel=sum_squared", "model.attention.decay=none"}};
+  for (const std::vector<std::string>& sets : cases) {
+    SCOPED_TRACE(::testing::PrintToString(sets));
+    const v1::TrainingJob job = CardJob(sets);
+    const job::MemoryPlan plan = job::PlanMemory(job, /*on_device=*/true);
+    const Taken taken = MeasureOnCard(job, device->get());
+    const auto planned = static_cast<double>(plan.activations + plan.workspace);
+    EXPECT_NEAR(planned / static_cast<double>(taken.activations + taken.workspace), 1, 0.02)
+        << plan.activations << " of " << taken.activations << ", " << plan.workspace << " of "
+        << taken.workspace;
   }
 }
 
