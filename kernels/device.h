@@ -50,6 +50,34 @@ class CudaDevice {
   std::unique_ptr<Impl> impl_;
 };
 
+/// A moment of a device's stream, reached once all that the stream was given before is done. Taking
+/// one neither waits nor makes anything wait.
+class StreamMoment {
+ public:
+  StreamMoment() = default;  // none
+  explicit StreamMoment(const CudaDevice& device);
+  ~StreamMoment();
+  StreamMoment(StreamMoment&& other) noexcept;
+  StreamMoment& operator=(StreamMoment&& other) noexcept;
+
+  bool Reached() const;
+  /// By the device's clock; waits until this moment is reached. `earlier` is of the same stream.
+  double SecondsSince(const StreamMoment& earlier) const;
+
+ private:
+  void* event_ = nullptr;  // cudaEvent_t
+};
+
+/// Names what the calling thread does until the end of the scope on a profiler's timeline (NVTX),
+/// by the names of the code. Nothing without a profiler or in builds without a CUDA toolkit.
+class TraceRange {
+ public:
+  explicit TraceRange(const char* name);
+  ~TraceRange();
+  TraceRange(const TraceRange&) = delete;
+  TraceRange& operator=(const TraceRange&) = delete;
+};
+
 /// Memory of a back end, aligned to 256 bytes and not initialised; of the calling thread's card for
 /// kCuda. Not enough of it ends the process with the numbers: plans are checked before.
 class BackendMemory {

@@ -1,8 +1,10 @@
 // The CUDA device: opened once per rank; see device.h.
 #include <cuda_runtime.h>
+#include <nvtx3/nvToolsExt.h>
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -141,6 +143,42 @@ void CudaDevice::CopyOut(void* to, const void* from, size_t bytes) {
   ELA_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, impl_->stream.get()));
   Synchronize();
 }
+
+StreamMoment::StreamMoment(const CudaDevice& device) {
+  cudaEvent_t event;
+  ELA_CUDA_CHECK(cudaEventCreate(&event));
+  ELA_CUDA_CHECK(cudaEventRecord(event, device.impl().stream.get()));
+  event_ = event;
+}
+
+StreamMoment::~StreamMoment() {
+  if (event_ != nullptr) cudaEventDestroy(static_cast<cudaEvent_t>(event_));
+}
+
+StreamMoment::StreamMoment(StreamMoment&& other) noexcept
+    : event_(std::exchange(other.event_, nullptr)) {}
+
+StreamMoment& StreamMoment::operator=(StreamMoment&& other) noexcept {
+  std::swap(event_, other.event_);
+  return *this;
+}
+
+bool StreamMoment::Reached() const {
+  const cudaError_t state = cudaEventQuery(static_cast<cudaEvent_t>(event_));
+  ELA_CHECK(state == cudaSuccess || state == cudaErrorNotReady, "%s", cudaGetErrorString(state));
+  return state == cudaSuccess;
+}
+
+double StreamMoment::SecondsSince(const StreamMoment& earlier) const {
+  const auto end = static_cast<cudaEvent_t>(event_);
+  float ms = 0;
+  ELA_CUDA_CHECK(cudaEventSynchronize(end));
+  ELA_CUDA_CHECK(cudaEventElapsedTime(&ms, static_cast<cudaEvent_t>(earlier.event_), end));
+  return 1e-3 * static_cast<double>(ms);
+}
+
+TraceRange::TraceRange(const char* name) { nvtxRangePushA(name); }
+TraceRange::~TraceRange() { nvtxRangePop(); }
 
 namespace internal {
 

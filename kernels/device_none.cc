@@ -28,6 +28,16 @@ void CudaDevice::Synchronize() const {}
 void CudaDevice::CopyIn(void* to, const void* from, size_t bytes) {}
 void CudaDevice::CopyOut(void* to, const void* from, size_t bytes) {}
 
+StreamMoment::StreamMoment(const CudaDevice& device) {}
+StreamMoment::~StreamMoment() = default;
+StreamMoment::StreamMoment(StreamMoment&& other) noexcept = default;
+StreamMoment& StreamMoment::operator=(StreamMoment&& other) noexcept = default;
+bool StreamMoment::Reached() const { return true; }
+double StreamMoment::SecondsSince(const StreamMoment& earlier) const { return 0; }
+
+TraceRange::TraceRange(const char* name) {}
+TraceRange::~TraceRange() = default;
+
 namespace internal {
 
 char* AllocateDevice(size_t bytes) {

@@ -1,21 +1,37 @@
 // One training step of a job's model on one rank, phase by phase: what a step of the trainer does,
-// with random tokens in place of the job's data.
+// with random tokens in place of the job's data. On a card with resources.device cuda (or auto).
 //
-//   train_step_bench [--job FILE] [--set KEY=VALUE]... [--threads N] [--steps N] [--json]
+//   train_step_bench [--job FILE] [--set KEY=VALUE]... [--threads N] [--steps N] [--contexts L,...]
+//                    [--json]
 //
-// --json prints one line, for torch_bench.py, which runs the same model in PyTorch beside it.
-#include <time.h>
-
+// --contexts: instead of the job's sequence length each of these, at the job's tokens a step or one
+// sequence where that is longer; micro-batches of at most 32,768 tokens or one sequence; layers are
+// recomputed where the memory plan does not fit otherwise, and a context that does not fit even
+// then is said to. --json prints a line for each context instead of the tables (torch_bench.py
+// reads it).
+//
+//   tokens/s = tokens of the global batch / (forward, backward, gradient sums and norm, AdamW)
+//   share of the product rate = model FLOP a token x tokens/s / FLOP/s of a bf16 (fp32 jobs: fp32)
+//     product of 8192^3 (CPU: 768^3) of random numbers, measured first in the same run
+//   model FLOP a token = 6 x parameters in products (experts: top_k of them; the embedding once, as
+//     the output head) + 12 L H D a softmax layer
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <random>
 #include <string>
 #include <vector>
 
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "proto/job/job_file.h"
+#include "proto/job/plan.h"
 #include "proto/status_macros.h"
+#include "tests/bench/step_phases.h"
+#include "trainer/loop/choose_device.h"
 #include "trainer/loop/machine.h"
 #include "trainer/loop/train_step.h"
 #include "trainer/optim/zero1_optimizer.h"
@@ -24,72 +40,91 @@
 namespace ela::trainer {
 namespace {
 
+constexpr int64_t kMicroBatchTokens = 32768;  // of a context that --contexts names
+
 struct Options {
   std::string job_file = "deploy/jobs/demo.yaml";
   std::vector<std::string> overrides;
+  std::vector<int64_t> contexts;
   int threads = ChooseThreads(1);
   int steps = 20;
   bool json = false;
 };
 
-double Now(clockid_t clock) {
-  timespec time{};
-  clock_gettime(clock, &time);
-  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+/// Of the size of the trainer's initial values, and drawn faster.
+absl::Status DrawValues(const job::ParameterInfo& info, int64_t begin, int64_t end, float* out) {
+  if (info.shape.size() == 1) {  // gains and biases
+    std::fill(out, out + (end - begin), info.name.find("bias") == std::string::npos ? 1.0f : 0.0f);
+    return absl::OkStatus();
+  }
+  constexpr float kWidth = 0.0346f;  // uniform, of standard deviation 0.02
+  for (int64_t i = begin; i < end; ++i) {
+    uint64_t h = (static_cast<uint64_t>(i) + info.name.size()) * 0x9E3779B97F4A7C15u;
+    h = (h ^ (h >> 31)) * 0xBF58476D1CE4E5B9u;
+    *out++ = (static_cast<float>(h >> 40) * 0x1p-23f - 1) * kWidth;
+  }
+  return absl::OkStatus();
 }
 
-double Median(std::vector<double> x) {
-  std::sort(x.begin(), x.end());
-  return x[x.size() / 2];
-}
+/// The model of a job with its optimizer.
+struct Model {
+  std::unique_ptr<Communicator> world = MakeSingleRank({});
+  std::unique_ptr<kernels::CudaDevice> device;  // null: the CPU
+  std::unique_ptr<Mesh> mesh;
+  std::unique_ptr<ParameterStore> store;
+  std::unique_ptr<Zero1Optimizer> optimizer;
+  kernels::DType dtype = kernels::DType::kF32;
 
-/// Seconds of one phase, a sample a step.
-struct Phase {
-  std::vector<double> wall, cpu;
-
-  template <class Work>
-  auto Time(const Work& work) {
-    const double wall_start = Now(CLOCK_MONOTONIC), cpu_start = Now(CLOCK_PROCESS_CPUTIME_ID);
-    auto result = work();
-    cpu.push_back(Now(CLOCK_PROCESS_CPUTIME_ID) - cpu_start);
-    wall.push_back(Now(CLOCK_MONOTONIC) - wall_start);
-    return result;
+  absl::Status Build(const v1::JobSpec& spec, kernels::Context* ctx) {
+    ELA_ASSIGN_OR_RETURN(device, ChooseDevice(spec.resources().device(), *world));
+    if (device != nullptr) {
+      ctx->backend = kernels::Backend::kCuda;
+      ctx->device = device.get();
+      ctx->stream = device->stream();
+    }
+    ELA_ASSIGN_OR_RETURN(mesh, Mesh::Create(world.get(), {}, spec.model().moe().num_experts()));
+    if (spec.training().precision() == v1::PRECISION_BF16) dtype = kernels::DType::kBf16;
+    store = std::make_unique<ParameterStore>(job::Parameters(spec.model()), *mesh,
+                                             StoreOptions{.dtype = dtype, .device = device.get()});
+    optimizer = std::make_unique<Zero1Optimizer>(mesh.get(), store.get(), OptimizerConfig());
+    return optimizer->Fill(*ctx, DrawValues);
   }
 };
 
+/// Steps at one context.
 class Bench {
  public:
-  Bench(const v1::JobSpec& spec, const Options& options)
-      : spec_(spec), options_(options), world_(MakeSingleRank({})) {}
+  Bench(const v1::TrainingJob& job, const Options& options, Model* model, kernels::Context ctx,
+        double product_rate)
+      : spec_(job.spec()),
+        plan_(job::PlanMemory(job, model->device != nullptr)),
+        options_(options),
+        model_(model),
+        product_rate_(product_rate),
+        flops_per_token_(job::ModelFlopsPerToken(spec_.model(), spec_.data().seq_len())),
+        phases_(model->device.get()) {
+    ctx.scratch = &scratch_;
+    layer_ = MakeLayerContext(ctx, &saved_, model->dtype);
+    saved_.Reserve(static_cast<size_t>(plan_.activations), ctx.backend);
+    scratch_.Reserve(static_cast<size_t>(plan_.workspace), ctx.backend);
+    const DecoderOptions decoder = {.recompute = spec_.training().recompute(), .causal = true};
+    decoder_ =
+        std::make_unique<Decoder>(spec_.model(), model->store.get(), model->mesh.get(), decoder);
+    step_ =
+        std::make_unique<TrainStep>(spec_, decoder_.get(), model->store.get(), model->mesh.get());
+  }
 
   absl::Status Run() {
-    ELA_RETURN_IF_ERROR(Build());
-    for (int i = -2; i < options_.steps; ++i) {
-      ELA_RETURN_IF_ERROR(Step(i + 3));
-      if (i < 0) forward_ = both_ = reduce_ = update_ = Phase();  // warm-up
+    const int warm_up = options_.contexts.empty() ? 2 : 1;
+    for (int i = -warm_up; i < options_.steps; ++i) {
+      ELA_RETURN_IF_ERROR(Step(i + warm_up + 1));
+      if (i < 0) phases_.Forget();
     }
     options_.json ? PrintJson() : PrintTable();
     return absl::OkStatus();
   }
 
  private:
-  absl::Status Build() {
-    ELA_ASSIGN_OR_RETURN(mesh_, Mesh::Create(world_.get(), {}, spec_.model().moe().num_experts()));
-    StoreOptions options;
-    if (spec_.training().precision() == v1::PRECISION_BF16) options.dtype = kernels::DType::kBf16;
-    store_ = std::make_unique<ParameterStore>(job::Parameters(spec_.model()), *mesh_, options);
-    kernels::Context ctx;
-    ctx.num_threads = options_.threads;
-    ctx.scratch = &scratch_;
-    ctx.counters = &counters_;
-    layer_ = MakeLayerContext(ctx, &saved_, options.dtype);
-    const DecoderOptions decoder = {.recompute = spec_.training().recompute(), .causal = true};
-    decoder_ = std::make_unique<Decoder>(spec_.model(), store_.get(), mesh_.get(), decoder);
-    step_ = std::make_unique<TrainStep>(spec_, decoder_.get(), store_.get(), mesh_.get());
-    optimizer_ = std::make_unique<Zero1Optimizer>(mesh_.get(), store_.get(), OptimizerConfig());
-    return optimizer_->Fill(layer_.ctx, InitialSource(spec_.model().num_layers(), 1));
-  }
-
   // Other tokens each step, each as likely, in sequences of one document.
   StepBatch RandomBatch() {
     const int64_t length = spec_.data().seq_len();
@@ -112,6 +147,7 @@ class Bench {
       out.valid_targets += batch.valid_targets;
       out.micro.emplace_back(std::move(batch), length, 0, 1);
     }
+    micro_batches_ = static_cast<double>(out.micro.size());
     return out;
   }
 
@@ -121,59 +157,150 @@ class Bench {
     saved_.Reserve(saved_.peak_bytes(), layer_.ctx.backend);
     // A forward pass more than the step's own: to tell it from the backward pass.
     for (const TokenRows& rows : batch.micro) {
+      if (options_.json) break;
       RoutingStatistics routing(spec_.model().num_layers(), spec_.model().moe().num_experts());
-      ELA_RETURN_IF_ERROR(forward_.Time([&] { return decoder_->Forward(layer_, rows, &routing); }));
+      ELA_RETURN_IF_ERROR(
+          phases_.Time("forward", [&] { return decoder_->Forward(layer_, rows, &routing); }));
       decoder_->Forget(layer_);
     }
-    ELA_ASSIGN_OR_RETURN(const StepLoss loss, both_.Time([&] {
+    ELA_ASSIGN_OR_RETURN(const StepLoss loss, phases_.Time("forward_backward", [&] {
       return step_->Run(layer_, batch, absl::OkStatus(), 0);
     }));
-    ELA_ASSIGN_OR_RETURN(const GradientVerdict verdict, reduce_.Time([&] {
-      return optimizer_->ReduceGradients(layer_.ctx, loss.locally_finite);
+    ELA_ASSIGN_OR_RETURN(const GradientVerdict verdict, phases_.Time("reduce", [&] {
+      return model_->optimizer->ReduceGradients(layer_.ctx, loss.locally_finite);
     }));
-    return update_.Time([&] { return optimizer_->Update(layer_.ctx, verdict, 1e-3, number); });
+    if (!verdict.finite) return absl::InternalError("a gradient is not finite");
+    const absl::Status updated = phases_.Time(
+        "update", [&] { return model_->optimizer->Update(layer_.ctx, verdict, 1e-4, number); });
+    phases_.EndStep();
+    return updated;
   }
 
   double tokens() const {
     return static_cast<double>(spec_.training().global_batch_size() * spec_.data().seq_len());
   }
+  double StepSeconds() const {
+    return phases_.wall("forward_backward") + phases_.wall("reduce") + phases_.wall("update");
+  }
+  double StepCpuSeconds() const {
+    return phases_.cpu("forward_backward") + phases_.cpu("reduce") + phases_.cpu("update");
+  }
+  double Share() const { return flops_per_token_ * tokens() / StepSeconds() / product_rate_; }
 
   void PrintJson() const {
-    std::printf("{\"tokens\": %.0f, \"wall\": %.6f, \"cpu\": %.6f}\n", tokens(),
-                Median(both_.wall) + Median(reduce_.wall) + Median(update_.wall),
-                Median(both_.cpu) + Median(reduce_.cpu) + Median(update_.cpu));
+    const nlohmann::ordered_json line = {
+        {"context", spec_.data().seq_len()},
+        {"layers", spec_.model().num_layers()},
+        {"experts", spec_.model().moe().num_experts()},
+        {"micro_batch", spec_.training().micro_batch_size()},
+        {"recompute", spec_.training().recompute()},
+        {"tokens", tokens()},
+        {"wall", StepSeconds()},
+        {"cpu", StepCpuSeconds()},
+        {"tokens_per_second", tokens() / StepSeconds()},
+        {"model_flops_per_token", flops_per_token_},
+        {"product_flops_per_second", product_rate_},
+        {"share_of_product_rate", Share()},
+        {"planned_bytes", {plan_.activations, plan_.workspace}},
+        {"taken_bytes", {saved_.peak_bytes(), scratch_.peak_bytes()}}};
+    std::printf("%s\n", line.dump().c_str());
+    std::fflush(stdout);
   }
 
   void PrintTable() const {
-    const double micro = static_cast<double>(forward_.wall.size() / both_.wall.size());
-    const double forward = micro * Median(forward_.wall), cpu = micro * Median(forward_.cpu);
-    const double wall = Median(both_.wall) + Median(reduce_.wall) + Median(update_.wall);
-    std::printf("%s, %.0f tokens a step, %d threads; medians of %d steps\n",
-                options_.job_file.c_str(), tokens(), options_.threads, options_.steps);
+    const double forward = micro_batches_ * phases_.wall("forward");
+    const double cpu = micro_batches_ * phases_.cpu("forward");
+    std::printf(
+        "%s, %.0f tokens a step in sequences of %lld, micro-batches of %lld%s, %s; "
+        "medians of %d steps\n",
+        options_.job_file.c_str(), tokens(), static_cast<long long>(spec_.data().seq_len()),
+        static_cast<long long>(spec_.training().micro_batch_size()),
+        spec_.training().recompute() ? ", layers recomputed" : "",
+        model_->device == nullptr ? absl::StrCat(options_.threads, " threads").c_str()
+                                  : model_->device->name().c_str(),
+        options_.steps);
     const auto line = [&](const char* name, double w, double c) {
-      std::printf("%-28s %9.1f ms %5.1f%% %9.1f ms CPU\n", name, w * 1e3, 100 * w / wall, c * 1e3);
+      std::printf("%-28s %9.1f ms %5.1f%% %9.1f ms CPU\n", name, w * 1e3, 100 * w / StepSeconds(),
+                  c * 1e3);
     };
     line("forward", forward, cpu);
-    line("loss and backward", Median(both_.wall) - forward, Median(both_.cpu) - cpu);
-    line("gradient sums and norm", Median(reduce_.wall), Median(reduce_.cpu));
-    line("AdamW", Median(update_.wall), Median(update_.cpu));
-    std::printf("%-28s %9.1f ms, %.0f tokens per second\n", "step", wall * 1e3, tokens() / wall);
+    line("loss and backward", phases_.wall("forward_backward") - forward,
+         phases_.cpu("forward_backward") - cpu);
+    line("gradient sums and norm", phases_.wall("reduce"), phases_.cpu("reduce"));
+    line("AdamW", phases_.wall("update"), phases_.cpu("update"));
+    std::printf("%-28s %9.1f ms, %.0f tokens per second, %.1f%% of the product rate\n", "step",
+                StepSeconds() * 1e3, tokens() / StepSeconds(), 100 * Share());
+    constexpr double kMiB = 1 << 20;
+    std::printf("%-28s %.1f of %.1f MiB activations, %.1f of %.1f MiB workspace\n",
+                "taken of planned", static_cast<double>(saved_.peak_bytes()) / kMiB,
+                static_cast<double>(plan_.activations) / kMiB,
+                static_cast<double>(scratch_.peak_bytes()) / kMiB,
+                static_cast<double>(plan_.workspace) / kMiB);
+    std::fflush(stdout);
   }
 
   v1::JobSpec spec_;
-  Options options_;
-  std::unique_ptr<Communicator> world_;
-  std::unique_ptr<Mesh> mesh_;
-  std::unique_ptr<ParameterStore> store_;
+  job::MemoryPlan plan_;
+  const Options& options_;
+  Model* model_;
+  double product_rate_, flops_per_token_, micro_batches_ = 1;
   kernels::Arena scratch_, saved_;
-  kernels::Counters counters_;
   LayerContext layer_;
   std::unique_ptr<Decoder> decoder_;
   std::unique_ptr<TrainStep> step_;
-  std::unique_ptr<Zero1Optimizer> optimizer_;
   std::mt19937 engine_{1};
-  Phase forward_, both_, reduce_, update_;
+  bench::StepPhases phases_;
 };
+
+/// The job at a context; recomputing if it does not fit otherwise. False: it does not fit at all.
+bool FitContext(int64_t context, bool on_device, int64_t available, v1::TrainingJob* job) {
+  v1::TrainingSpec& training = *job->mutable_spec()->mutable_training();
+  v1::DataSpec& data = *job->mutable_spec()->mutable_data();
+  const int64_t tokens = training.global_batch_size() * data.seq_len();
+  data.set_seq_len(context);
+  training.set_global_batch_size(std::max<int64_t>(1, tokens / context));
+  training.set_micro_batch_size(
+      std::clamp<int64_t>(kMicroBatchTokens / context, 1, training.global_batch_size()));
+  for (const bool recompute : {false, true}) {
+    training.set_recompute(recompute);
+    const job::MemoryPlan plan = job::PlanMemory(*job, on_device);
+    if (available == 0 || plan.activations + plan.workspace <= available) return true;
+  }
+  return false;
+}
+
+absl::Status RunContexts(const v1::TrainingJob& job, const Options& options) {
+  kernels::Counters counters;
+  kernels::Context ctx;
+  kernels::Arena scratch, saved;
+  ctx.num_threads = options.threads;
+  ctx.counters = &counters;
+  ctx.scratch = &scratch;
+  Model model;
+  ELA_RETURN_IF_ERROR(model.Build(job.spec(), &ctx));
+  const double rate = MeasureProductRate(MakeLayerContext(ctx, &saved, model.dtype),
+                                         ctx.device == nullptr ? 0 : 8192);
+  if (!options.json) std::printf("products run at %.4g TFLOP/s\n", rate * 1e-12);
+  if (options.contexts.empty()) return Bench(job, options, &model, ctx, rate).Run();
+  const bool on_device = model.device != nullptr;
+  for (const int64_t context : options.contexts) {
+    v1::TrainingJob at = job;
+    const int64_t available = model.device == nullptr
+                                  ? AvailableMemory()
+                                  : static_cast<int64_t>(model.device->free_bytes());
+    if (FitContext(context, on_device, available, &at)) {
+      ELA_RETURN_IF_ERROR(Bench(at, options, &model, ctx, rate).Run());
+      continue;
+    }
+    const job::MemoryPlan plan = job::PlanMemory(at, on_device);
+    std::fprintf(stderr,
+                 "context %lld needs %.1f GiB for activations and workspace: %.1f are free\n",
+                 static_cast<long long>(context),
+                 static_cast<double>(plan.activations + plan.workspace) * 0x1p-30,
+                 static_cast<double>(available) * 0x1p-30);
+  }
+  return absl::OkStatus();
+}
 
 absl::Status Main(const Options& options) {
   ELA_ASSIGN_OR_RETURN(v1::TrainingJob job, job::LoadJobFile(options.job_file));
@@ -183,15 +310,21 @@ absl::Status Main(const Options& options) {
   for (const std::string& assignment : overrides) {
     ELA_RETURN_IF_ERROR(job::ApplySet(assignment, &job));
   }
-  job = job::Resolve(job, "");
-  return Bench(job.spec(), options).Run();
+  return RunContexts(job::Resolve(job, ""), options);
 }
 
 int Usage() {
-  std::fprintf(stderr,
-               "train_step_bench [--job FILE] [--set KEY=VALUE]... [--threads N] [--steps N] "
-               "[--json]\n");
+  std::fprintf(stderr, "train_step_bench: see the top of tests/bench/train_step_bench.cc\n");
   return 64;
+}
+
+bool ParseContexts(const char* text, std::vector<int64_t>* contexts) {
+  for (const absl::string_view part : absl::StrSplit(text, ',')) {
+    int64_t context = 0;
+    if (!absl::SimpleAtoi(part, &context) || context < 1) return false;
+    contexts->push_back(context);
+  }
+  return true;
 }
 
 int Main(int argc, char** argv) {
@@ -212,7 +345,7 @@ int Main(int argc, char** argv) {
       options.threads = std::max(1, std::atoi(value));
     } else if (option == "--steps") {
       options.steps = std::max(1, std::atoi(value));
-    } else {
+    } else if (option != "--contexts" || !ParseContexts(value, &options.contexts)) {
       return Usage();
     }
   }

@@ -27,6 +27,7 @@ AttentionLayer::AttentionLayer(AttentionParameters parameters, std::unique_ptr<M
 
 absl::Status AttentionLayer::Forward(const LayerContext& layer, Tensor out, Tensor x,
                                      const TokenRows& rows) {
+  const kernels::TraceRange range("AttentionLayer::Forward");
   const kernels::Context& ctx = layer.ctx;
   const kernels::ArenaScope scope(ctx.scratch);
   const int64_t t = x.dim(0), d = x.dim(1);
@@ -52,6 +53,7 @@ absl::Status AttentionLayer::Forward(const LayerContext& layer, Tensor out, Tens
 
 absl::Status AttentionLayer::Backward(const LayerContext& layer, Tensor dx, Tensor dout,
                                       const TokenRows& rows) {
+  const kernels::TraceRange range("AttentionLayer::Backward");
   const kernels::Context& ctx = layer.ctx;
   const kernels::ArenaScope scope(ctx.scratch);
   const int64_t t = dx.dim(0), d = dx.dim(1);

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "kernels/device.h"
 #include "kernels/ops.h"
 #include "proto/status_macros.h"
 #include "trainer/layers/attention.h"
@@ -16,6 +17,7 @@ MemoryLobe::MemoryLobe(MemoryLobeParameters parameters, std::unique_ptr<Mixer> m
 
 absl::Status MemoryLobe::Forward(const LayerContext& layer, Tensor y, Tensor f,
                                  const TokenRows& rows) {
+  const kernels::TraceRange range("MemoryLobe::Forward");
   const kernels::Context& ctx = layer.ctx;
   const kernels::ArenaScope scope(ctx.scratch);
   const int64_t t = f.dim(0), d = f.dim(1);
@@ -38,6 +40,7 @@ absl::Status MemoryLobe::Forward(const LayerContext& layer, Tensor y, Tensor f,
 
 absl::Status MemoryLobe::Backward(const LayerContext& layer, Tensor df, Tensor dy,
                                   const TokenRows& rows) {
+  const kernels::TraceRange range("MemoryLobe::Backward");
   const kernels::Context& ctx = layer.ctx;
   const kernels::ArenaScope scope(ctx.scratch);
   const int64_t t = df.dim(0), d = df.dim(1);

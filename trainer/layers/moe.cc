@@ -48,6 +48,7 @@ absl::Status MoeLayer::Plan(const LayerContext& layer, Tensor counts, int64_t sl
 }
 
 absl::Status MoeLayer::Forward(const LayerContext& layer, Tensor out, Tensor x) {
+  const kernels::TraceRange range("MoeLayer::Forward");
   const kernels::Context& ctx = layer.ctx;
   const kernels::ArenaScope scope(ctx.scratch);
   const int64_t t = x.dim(0), d = x.dim(1), k = config_.top_k, slots = t * k;
@@ -111,6 +112,7 @@ absl::Status MoeLayer::ExpertsBackward(const LayerContext& layer, Tensor dx_rows
 }
 
 absl::Status MoeLayer::Backward(const LayerContext& layer, Tensor dx, Tensor dout, Tensor dprobs) {
+  const kernels::TraceRange range("MoeLayer::Backward");
   const kernels::Context& ctx = layer.ctx;
   const kernels::ArenaScope scope(ctx.scratch);
   const int64_t t = dx.dim(0), d = dx.dim(1), k = config_.top_k, slots = t * k, r = plan_.rows();

@@ -14,6 +14,7 @@
 #include "kernels/ops.h"
 #include "proto/status_macros.h"
 #include "trainer/loop/gather.h"
+#include "trainer/loop/phase_clock.h"
 
 namespace ela::trainer {
 namespace {
@@ -122,24 +123,28 @@ int64_t ResidentMemory() {
   return file >> size >> resident ? resident * sysconf(_SC_PAGESIZE) : 0;
 }
 
-double MeasureProductRate(const LayerContext& layer) {
+double MeasureProductRate(const LayerContext& layer, int64_t size) {
   const kernels::Context& ctx = layer.ctx;
-  const int64_t size = ctx.device == nullptr ? 768 : 4096;
+  if (size == 0) size = ctx.device == nullptr ? 768 : 4096;
   const size_t bytes = static_cast<size_t>(size * size) * kernels::SizeOf(layer.element);
   const kernels::BackendMemory memory(3 * bytes, ctx.backend);
   const auto matrix = [&](size_t i) {
     return kernels::Tensor(memory.data() + i * bytes, layer.element, {size, size});
   };
   for (size_t i : {0, 1}) FillWithNoise(ctx, matrix(i));
+  // Several at a time on a device: a product alone is hardly longer than its launch.
+  const int products = ctx.device == nullptr ? 1 : 10;
   double best = 0;
-  for (int i = 0; i < 5; ++i) {
-    if (ctx.device != nullptr) ctx.device->Synchronize();
-    const absl::Time begin = absl::Now();
-    kernels::LinearForward(ctx, matrix(2), matrix(0), matrix(1));
-    if (ctx.device != nullptr) ctx.device->Synchronize();
-    const double seconds = absl::ToDoubleSeconds(absl::Now() - begin);
+  PhaseClock clock(ctx.device, [&](const std::string&, double seconds) {
     const double flops = 2.0 * static_cast<double>(size) * static_cast<double>(size * size);
-    if (seconds > 0) best = std::max(best, flops / seconds);
+    if (seconds > 0) best = std::max(best, products * flops / seconds);
+  });
+  for (int i = 0; i < 5; ++i) {
+    clock.Begin("products");
+    for (int j = 0; j < products; ++j) {
+      kernels::LinearForward(ctx, matrix(2), matrix(0), matrix(1));
+    }
+    clock.Finish();
   }
   return best;
 }

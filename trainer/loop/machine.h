@@ -30,8 +30,9 @@ int64_t AvailableMemory();
 /// Bytes of this process in memory; 0: unknown.
 int64_t ResidentMemory();
 
-/// FLOP/s of a matrix product on this rank (768^3 on the CPU, 4096^3 on a device), best of five:
+/// FLOP/s of a product of size^3 of random numbers on this rank, the best of five runs, by the
+/// device's clock where there is one. With the default (768 on the CPU, 4096 on a device) it is
 /// what ela_train_mfu_ratio divides by.
-double MeasureProductRate(const LayerContext& layer);
+double MeasureProductRate(const LayerContext& layer, int64_t size = 0);
 
 }  // namespace ela::trainer

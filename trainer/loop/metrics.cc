@@ -50,7 +50,8 @@ struct TrainerMetrics::Families {
         step(Single(r, l, "ela_train_step", "Last step that ended")),
         mfu(Single(
             r, l, "ela_train_mfu_ratio",
-            "Model FLOP/s over the rate of matrix products measured at the start, all ranks")),
+            "Model FLOP/s (a token: 6 x the parameters in products, 12 L H D a softmax layer) over "
+            "the rate of matrix products measured at the start, all ranks")),
         checkpoint_bytes(Single(r, l, "ela_checkpoint_bytes",
                                 "Tensor bytes of this rank's last checkpoint shard")),
         tokens(Count(r, l, "ela_train_tokens_total",
@@ -65,11 +66,12 @@ struct TrainerMetrics::Families {
                          .Labels(l)
                          .Register(r)
                          .Add({}, Seconds())),
-        phase_seconds(BuildHistogram()
-                          .Name("ela_train_phase_duration_seconds")
-                          .Help("Wall time of a part of a step")
-                          .Labels(l)
-                          .Register(r)),
+        phase_seconds(
+            BuildHistogram()
+                .Name("ela_train_phase_duration_seconds")
+                .Help("Time of a part of a step, by the device's clock where there is one")
+                .Labels(l)
+                .Register(r)),
         comm_seconds(BuildHistogram()
                          .Name("ela_comm_duration_seconds")
                          .Help("Time a step waited for communication")

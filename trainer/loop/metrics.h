@@ -48,8 +48,8 @@ class TrainerMetrics {
   void OnStep(const StepRecord& record, int64_t batch_tokens, double model_flops, double mfu);
   void OnSkippedStep();
   void OnEval(const EvalRecord& record);
-  /// Where a step's time went: "data", "forward_backward", "reduce", "update", "checkpoint",
-  /// "eval".
+  /// Where a step's time went (PhaseClock): "data", "forward_backward", "reduce", "update",
+  /// "checkpoint", "eval".
   void OnPhase(const std::string& phase, double seconds);
   void OnComm(const CommStatistics::Table& table);
   void OnRouting(const RoutingStatistics& routing);

@@ -57,7 +57,10 @@ absl::Status Trainer::Loop() {
         "the memory lobe is bidirectional: the model sees its targets, and every loss leaks");
   }
   while (state_.step() < spec().training().steps()) ELA_RETURN_IF_ERROR(Step());
-  return FinalCheckpoint();
+  ELA_RETURN_IF_ERROR(FinalCheckpoint());
+  phases_->Finish();
+  ReportMemory();
+  return absl::OkStatus();
 }
 
 uint32_t Trainer::MyFlags() {
@@ -73,11 +76,11 @@ absl::Status Trainer::Step() {
   const int64_t step = state_.step() + 1;
   step_begin_ = absl::Now();
   if (fault_.Hits(Fault::Kind::kKill, world_->rank(), step)) raise(SIGKILL);
-  Phase("data");
+  phases_->Begin("data");
   StepBatch batch;
   const absl::Status filled = stream_->Fill(step, state_.consumed_samples(), &batch);
 
-  Phase("forward_backward");
+  phases_->Begin("forward_backward");
   // Two sizes depend on the data: rows by expert. What overflowed last time fits from now on.
   saved_.Reserve(saved_.peak_bytes(), layer_.ctx.backend);
   scratch_.Reserve(scratch_.peak_bytes(), layer_.ctx.backend);
@@ -88,7 +91,7 @@ absl::Status Trainer::Step() {
     fault_.kind = Fault::Kind::kNone;  // once, also if the step comes again
   }
 
-  Phase("reduce");
+  phases_->Begin("reduce");
   ELA_ASSIGN_OR_RETURN(const GradientVerdict verdict,
                        optimizer_->ReduceGradients(layer_.ctx, loss.locally_finite));
   if (!verdict.finite || !std::isfinite(loss.loss)) {
@@ -107,7 +110,7 @@ absl::Status Trainer::Apply(const StepLoss& loss, const GradientVerdict& verdict
     log_->warn("step {}: loss {:.4f}{} is a spike, no update", state_.step() + 1, loss.loss,
                leaks_ ? " (leaks)" : "");
   } else {
-    Phase("update");
+    phases_->Begin("update");
     ELA_RETURN_IF_ERROR(optimizer_->Update(layer_.ctx, verdict, lr, state_.optimizer_steps() + 1));
   }
   spikes_.Add(loss.loss);
@@ -177,7 +180,7 @@ absl::Status Trainer::EvaluateNow() {
   if (eval_stream_ == nullptr || every == 0 || state_.step() % every != 0 || state_.step() == 0) {
     return absl::OkStatus();
   }
-  Phase("eval");
+  phases_->Begin("eval");
   if (client_ != nullptr) client_->SetPhase("eval");
   const int64_t batch = spec().training().global_batch_size();
   const int64_t whole = std::max<int64_t>(1, eval_loader_->samples_per_epoch() / batch);

@@ -23,6 +23,7 @@
 #include "trainer/loop/exit_record.h"
 #include "trainer/loop/fault.h"
 #include "trainer/loop/metrics.h"
+#include "trainer/loop/phase_clock.h"
 #include "trainer/loop/run_folder.h"
 #include "trainer/loop/train_step.h"
 #include "trainer/optim/lr_schedule.h"
@@ -93,11 +94,11 @@ class Trainer {
 
   // trainer_report.cc
   void Report(const StepLoss& loss, const GradientVerdict& verdict, double lr);
-  void ReportShard();  // the one that was written last
+  void ReportMemory();  // at the end of a run
+  void ReportShard();   // the one that was written last
   void ReportProgress(const StepRecord& record);
   void ReportToCoordinator(const StepRecord& record);
   void PrintProgress(const StepRecord& record);
-  void Phase(const std::string& name);  // ends the one before
   double EtaSeconds() const;
 
   bool lead() const { return world_->rank() == 0; }
@@ -139,8 +140,8 @@ class Trainer {
   std::string metrics_at_;
   std::unique_ptr<CoordinatorClient> client_;
   double product_rate_ = 0;  // FLOP/s of all ranks
-  absl::Time step_begin_, phase_begin_, last_print_;
-  std::string phase_;
+  std::unique_ptr<PhaseClock> phases_;
+  absl::Time step_begin_, last_print_;
   double smooth_seconds_ = 0;  // moving average of a step's time
   int64_t first_step_ = 0, reported_commit_ = 0;
   double eval_loss_ = 0;

@@ -20,19 +20,12 @@ std::string Short(double value) {
 
 }  // namespace
 
-void Trainer::Phase(const std::string& name) {
-  const absl::Time now = absl::Now();
-  if (!phase_.empty()) metrics_->OnPhase(phase_, absl::ToDoubleSeconds(now - phase_begin_));
-  phase_ = name;
-  phase_begin_ = now;
-}
-
 double Trainer::EtaSeconds() const {
   return smooth_seconds_ * static_cast<double>(spec().training().steps() - state_.step());
 }
 
 void Trainer::Report(const StepLoss& loss, const GradientVerdict& verdict, double lr) {
-  Phase("");
+  phases_->Begin("");
   StepRecord record;
   record.step = state_.step();
   record.loss = loss.loss;
@@ -57,6 +50,15 @@ void Trainer::Report(const StepLoss& loss, const GradientVerdict& verdict, doubl
   metrics_->OnMemory(static_cast<int64_t>(saved_.peak_bytes()),
                      static_cast<int64_t>(scratch_.peak_bytes()), ResidentMemory());
   if (lead()) ReportProgress(record);
+}
+
+void Trainer::ReportMemory() {
+  constexpr double kMiB = 1 << 20;
+  log_->info("memory: {:.1f} MiB of {:.1f} planned for activations, {:.1f} of {:.1f} for workspace",
+             static_cast<double>(saved_.peak_bytes()) / kMiB,
+             static_cast<double>(saved_reserved_) / kMiB,
+             static_cast<double>(scratch_.peak_bytes()) / kMiB,
+             static_cast<double>(scratch_reserved_) / kMiB);
 }
 
 void Trainer::ReportShard() {

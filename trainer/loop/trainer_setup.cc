@@ -102,9 +102,9 @@ absl::Status Trainer::PrepareFolder() {
 }
 
 absl::Status Trainer::CheckMemory() {
-  const job::MemoryPlan plan = job::PlanMemory(job_);
   // Ranks that share a card each see what the others have left.
   const bool on_card = options_.device != nullptr;
+  const job::MemoryPlan plan = job::PlanMemory(job_, on_card);
   const int64_t needed =
       on_card ? plan.total() - plan.staging : plan.total() * options_.local_ranks;
   const int64_t available =
@@ -117,7 +117,8 @@ absl::Status Trainer::CheckMemory() {
         "lower training.micro_batch_size or data.seq_len, set training.recompute: true, or use "
         "more nodes",
         static_cast<double>(needed) / kGiB, on_card ? "card" : "machine",
-        on_card ? 1 : options_.local_ranks, static_cast<double>(plan.total()) / kGiB,
+        on_card ? 1 : options_.local_ranks,
+        static_cast<double>(on_card ? needed : plan.total()) / kGiB,
         static_cast<double>(available) / kGiB));
   }
   saved_reserved_ = static_cast<size_t>(plan.activations);
@@ -173,6 +174,14 @@ absl::Status Trainer::BuildModel() {
   scratch_.Reserve(scratch_reserved_, ctx.backend);
   product_rate_ = MeasureProductRate(layer_);
   ELA_RETURN_IF_ERROR(AllReduceSum(*world_, &product_rate_, 1));
+  if (lead()) {
+    log_->info(
+        "products run at {:.3g} TFLOP/s on all ranks; a token is {:.4g} model GFLOP (6 x {} "
+        "parameters in products, 12 L H D a softmax layer); MFU is the rate of these over that",
+        product_rate_ * 1e-12,
+        job::ModelFlopsPerToken(spec().model(), spec().data().seq_len()) * 1e-9,
+        job::ActiveParameterCount(spec().model()));
+  }
 
   const v1::MemoryLobeSpec& lobe = spec().model().memory_lobe();
   const bool causal = spec().training().objective() != v1::OBJECTIVE_MASKED_TOKEN;
@@ -196,7 +205,11 @@ absl::Status Trainer::BuildModel() {
   const MetricsLabels labels = {options_.job_id.empty() ? job_.metadata().name() : options_.job_id,
                                 HostName(), world_->rank(), leaks_};
   metrics_ = std::make_unique<TrainerMetrics>(labels);
-  metrics_->OnMemoryPlan(job::PlanMemory(job_));
+  metrics_->OnMemoryPlan(job::PlanMemory(job_, options_.device != nullptr));
+  phases_ = std::make_unique<PhaseClock>(
+      options_.device, [metrics = metrics_.get()](const std::string& phase, double seconds) {
+        metrics->OnPhase(phase, seconds);
+      });
   return absl::OkStatus();
 }
 

@@ -173,7 +173,7 @@ v1::StepManifest Trainer::ManifestHeader() const {
 // A checkpoint that fails (a full disk) must not end the training: it is logged, and the last one
 // stays. The one at the end must succeed.
 absl::Status Trainer::StartCheckpoint() {
-  Phase("checkpoint");
+  phases_->Begin("checkpoint");
   const absl::Time begin = absl::Now();
   absl::Status started = checkpointer_->Start(*optimizer_, ManifestHeader());
   if (started.ok()) checkpoint_step_ = state_.step();
@@ -189,7 +189,7 @@ absl::Status Trainer::StartCheckpoint() {
 }
 
 absl::Status Trainer::FinalCheckpoint() {
-  Phase("checkpoint");
+  phases_->Begin("checkpoint");
   absl::Status saved;
   if (checkpoint_step_ != state_.step()) {
     // That an earlier save failed says nothing of this one.

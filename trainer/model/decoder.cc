@@ -81,6 +81,7 @@ absl::Status Decoder::RunLayers(const LayerContext& layer, const TokenRows& rows
 
 absl::Status Decoder::Forward(const LayerContext& layer, const TokenRows& rows,
                               RoutingStatistics* routing) {
+  const kernels::TraceRange range("Decoder::Forward");
   Forget(layer);
   mark_ = layer.saved->Mark();
   holds_ = true;
@@ -106,6 +107,7 @@ absl::Status Decoder::Forward(const LayerContext& layer, const TokenRows& rows,
 
 absl::Status Decoder::Backward(const LayerContext& layer, const TokenRows& rows, double scale,
                                Tensor dprobs, double* loss_sum) {
+  const kernels::TraceRange range("Decoder::Backward");
   const kernels::Context& ctx = layer.ctx;
   const ArenaScope scope(ctx.scratch);
   const int64_t t = rows.count(), d = model_.hidden_size();
@@ -179,6 +181,7 @@ absl::Status Decoder::FillCache(const LayerContext& layer, const TokenRows& rows
 
 absl::Status Decoder::Decode(const LayerContext& layer, Tensor logits, Tensor ids, Tensor positions,
                              std::vector<LayerCache>* cache) {
+  const kernels::TraceRange range("Decoder::Decode");
   const kernels::Context& ctx = layer.ctx;
   const ArenaScope scope(ctx.scratch);
   const int64_t b = ids.dim(0), d = model_.hidden_size();

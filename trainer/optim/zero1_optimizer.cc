@@ -147,6 +147,7 @@ absl::Status Zero1Optimizer::Fill(const kernels::Context& ctx, const ParameterSo
 
 absl::StatusOr<GradientVerdict> Zero1Optimizer::ReduceGradients(const kernels::Context& ctx,
                                                                 bool locally_finite) {
+  const kernels::TraceRange range("Zero1Optimizer::ReduceGradients");
   struct Word {
     double squares;         // of the owned, trainable elements
     double frozen_squares;  // of the owned others: only whether they are finite matters
@@ -193,6 +194,7 @@ absl::StatusOr<GradientVerdict> Zero1Optimizer::ReduceGradients(const kernels::C
 
 absl::Status Zero1Optimizer::Update(const kernels::Context& ctx, const GradientVerdict& verdict,
                                     double lr, int64_t optimizer_step) {
+  const kernels::TraceRange range("Zero1Optimizer::Update");
   ELA_CHECK(verdict.finite, "an update with gradients that are not finite");
   kernels::AdamWConfig adamw;
   adamw.lr = lr;
