@@ -2,6 +2,13 @@
 // share of the floor (each input read once and each output written once, at copy speed), the goal.
 //
 // Median of 20 timed runs after 3 of warm-up, device events, random data that no cache holds.
+//
+//   ela_cuda_bench [--quick] [--json]
+//
+// --quick leaves the long sequences out. --json prints an object a line in place of the table:
+// {"shape", "sequences", "length", "heads", "dim", "causal", "forward", "backward", "copy"},
+// seconds and bytes a second, and {"decode": "state", "batch", "heads", "dim", "seconds",
+// "state_bytes"} (peers.py).
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
@@ -136,7 +143,30 @@ struct Row {
   double forward_goal = 0.69, backward_goal = 0.62;
 };
 
-void Run(Bench* bench, const Row& row, double copy) {
+/// `backward` 0: not run.
+void Print(const Row& row, double forward, double backward, double copy, bool json) {
+  const auto units = static_cast<double>(row.sequences * row.length * row.heads);
+  const auto d = static_cast<double>(row.dim);
+  if (json) {
+    std::printf(
+        "{\"shape\": \"%s\", \"sequences\": %lld, \"length\": %lld, \"heads\": %lld, \"dim\": "
+        "%lld, "
+        "\"causal\": %s, \"forward\": %.9f, \"backward\": %.9f, \"copy\": %.6g}\n",
+        row.name, static_cast<long long>(row.sequences), static_cast<long long>(row.length),
+        static_cast<long long>(row.heads), static_cast<long long>(row.dim),
+        row.causal ? "true" : "false", forward, backward, copy);
+    return;
+  }
+  std::printf("%-34s %9.3f ms %5.1f%% (%.0f%%)", row.name, forward * 1e3,
+              100 * units * (8 * d + 4) / copy / forward, 100 * row.forward_goal);
+  if (backward > 0) {
+    std::printf(" %10.3f ms %5.1f%% (%.0f%%)", backward * 1e3,
+                100 * units * (22 * d + 16) / copy / backward, 100 * row.backward_goal);
+  }
+  std::printf("\n");
+}
+
+void Run(Bench* bench, const Row& row, double copy, bool json) {
   const int64_t rows = row.sequences * row.length;
   ElaConfig config;
   config.num_heads = row.heads;
@@ -161,27 +191,22 @@ void Run(Bench* bench, const Row& row, double copy) {
   const Tensor lse = bench->Floats(&memory, rows, row.heads);
   const double forward = bench->MedianSeconds(
       [&] { cuda::ElaForward(bench->ctx(), y, lse, q, k, v, Tensor(), Tensor(), config, spans); });
-  const auto units = static_cast<double>(rows * row.heads), d = static_cast<double>(row.dim);
-  const double floor = units * (8 * d + 4) / copy;
-  std::printf("%-34s %9.3f ms %5.1f%% (%.0f%%)", row.name, forward * 1e3, 100 * floor / forward,
-              100 * row.forward_goal);
+  double backward = 0;
   if (row.backward) {
     const Tensor dy = bench->Random(&memory, rows, row.heads, row.dim);
     const Tensor dq = bench->Random(&memory, rows, row.heads, row.dim);
     const Tensor dk = bench->Random(&memory, rows, row.heads, row.dim);
     const Tensor dv = bench->Random(&memory, rows, row.heads, row.dim);
     const Tensor none;
-    const double backward = bench->MedianSeconds([&] {
+    backward = bench->MedianSeconds([&] {
       cuda::ElaBackward(bench->ctx(), dq, dk, dv, dy, q, k, v, y, lse, none, none, none, none,
                         config, spans);
     });
-    std::printf(" %10.3f ms %5.1f%% (%.0f%%)", backward * 1e3,
-                100 * units * (22 * d + 16) / copy / backward, 100 * row.backward_goal);
   }
-  std::printf("\n");
+  Print(row, forward, backward, copy, json);
 }
 
-void RunDecode(Bench* bench, int64_t batch, int64_t heads, int64_t dim, double copy) {
+void RunDecode(Bench* bench, int64_t batch, int64_t heads, int64_t dim, double copy, bool json) {
   ElaConfig config;
   config.num_heads = heads;
   config.head_dim = config.value_dim = dim;
@@ -194,22 +219,38 @@ void RunDecode(Bench* bench, int64_t batch, int64_t heads, int64_t dim, double c
   cuda::ElaStateIdentity(bench->ctx(), state, config);
   const double seconds =
       bench->MedianSeconds([&] { cuda::ElaDecode(bench->ctx(), y, state, q, k, v, config); });
-  const double bytes = 2.0 * 4 * static_cast<double>(batch * ElaStateSize(config));
+  const int64_t state_bytes = 4 * batch * ElaStateSize(config);
+  const double bytes = 2.0 * static_cast<double>(state_bytes);  // read and written
+  if (json) {
+    std::printf(
+        "{\"decode\": \"state\", \"batch\": %lld, \"heads\": %lld, \"dim\": %lld, \"seconds\": "
+        "%.9f, "
+        "\"state_bytes\": %lld}\n",
+        static_cast<long long>(batch), static_cast<long long>(heads), static_cast<long long>(dim),
+        seconds, static_cast<long long>(state_bytes));
+    return;
+  }
   std::printf("decode, batch %lld, H %lld, D %lld: %.3f ms, state bytes at %.1f%% of copy (80%%)\n",
               static_cast<long long>(batch), static_cast<long long>(heads),
               static_cast<long long>(dim), seconds * 1e3, 100 * bytes / seconds / copy);
 }
 
 int Main(int argc, char** argv) {
-  const bool quick = argc > 1 && std::string(argv[1]) == "--quick";
+  bool quick = false, json = false;
+  for (int i = 1; i < argc; ++i) {
+    quick |= std::string(argv[i]) == "--quick";
+    json |= std::string(argv[i]) == "--json";
+  }
   Bench bench;
   if (!bench.ok()) return 0;
   cudaDeviceProp card;
   Check(cudaGetDeviceProperties(&card, 0));
   const double copy = bench.CopySpeed();
-  std::printf("%s, %d multiprocessors; copy %.0f GB/s (read + written)\n", card.name,
-              card.multiProcessorCount, copy * 1e-9);
-  std::printf("%-34s forward (8D+4 bytes a row and head), backward (22D+16); share (goal)\n", "");
+  if (!json) {
+    std::printf("%s, %d multiprocessors; copy %.0f GB/s (read + written)\n", card.name,
+                card.multiProcessorCount, copy * 1e-9);
+    std::printf("%-34s forward (8D+4 bytes a row and head), backward (22D+16); share (goal)\n", "");
+  }
   std::vector<Row> rows = {
       {"B8 L4096 H16 D128", 8, 4096, 16, 128},
       {"B8 L4096 H32 D64", 8, 4096, 32, 64},
@@ -225,9 +266,11 @@ int Main(int argc, char** argv) {
       {"B1 L8388608 H4 D64", 1, 8388608, 4, 64, true, false, false},
   };
   if (!quick) rows.insert(rows.end(), more.begin(), more.end());
-  for (const Row& row : rows) Run(&bench, row, copy);
-  RunDecode(&bench, 256, 16, 128, copy);
-  RunDecode(&bench, 256, 32, 64, copy);
+  for (const Row& row : rows) Run(&bench, row, copy, json);
+  RunDecode(&bench, 256, 16, 128, copy, json);
+  RunDecode(&bench, 256, 32, 64, copy, json);
+  RunDecode(&bench, 1, 16, 128, copy, json);
+  if (json) return 0;
   std::printf("scratch at most %.1f MB\n", static_cast<double>(bench.scratch_bytes()) * 1e-6);
   return 0;
 }

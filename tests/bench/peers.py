@@ -1,0 +1,187 @@
+#!/usr/bin/env python3
+"""Exact linear attention beside its peers, on one card in one run.
+
+    tests/bench/peers.py [--bench build/release/bin/ela_cuda_bench] [--runs N]
+
+Shapes are those of ela_cuda_bench, whose --json output this reads; bf16, causal, forward and
+backward, N(0, 1) inputs. Peers:
+  fla    flash-linear-attention: exp of q and k, then chunk_linear_attn(normalize=True): the same
+         sums as hadamard_exp without its safety against overflow; exp is in the time
+  cuDNN, flash   PyTorch's scaled_dot_product_attention with that back end alone; softmax attention
+         does work of another order in the length
+and for decoding one token of one sequence of 16 heads of 128 with 128K and 1M tokens behind it:
+attention over a key-value cache by PyTorch, beside a step of the state, which has one size.
+
+Every time is the median of N runs (20) after 3 of warm-up, by device events. Softmax attention is
+not run beyond 65,536 tokens forward and backward. What is not installed, or refuses a shape, is
+said.
+"""
+
+import argparse
+import importlib
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+LONGEST_SOFTMAX = 65536
+CACHED = (131072, 1048576)
+DECODE_HEADS, DECODE_DIM = 16, 128
+
+
+class Timer:
+    def __init__(self, torch, runs):
+        self.torch, self.runs = torch, runs
+
+    def seconds(self, work):
+        times = []
+        for i in range(-3, self.runs):
+            begin, end = (self.torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            work()
+            end.record()
+            end.synchronize()
+            if i >= 0:
+                times.append(begin.elapsed_time(end) * 1e-3)
+        return statistics.median(times)
+
+    def forward_backward(self, attend, inputs):
+        """Seconds forward and backward of attend(*inputs), or why there are none."""
+        try:
+            with self.torch.no_grad():
+                forward = self.seconds(lambda: attend(*inputs))
+            for x in inputs:
+                x.requires_grad_(True)
+            out = attend(*inputs)
+            dout = self.torch.randn_like(out)
+            return forward, self.seconds(
+                lambda: self.torch.autograd.grad(out, inputs, dout, retain_graph=True))
+        except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+            return str(error).strip().splitlines()[0][:100] or type(error).__name__
+
+
+def fla_attention(torch):
+    """The peer, or why it is not run."""
+    try:
+        ops = importlib.import_module("fla.ops.linear_attn")
+    except (ImportError, AttributeError, RuntimeError) as error:
+        return f"flash-linear-attention is not installed, or not for this PyTorch ({error})"
+
+    def attend(q, k, v):
+        return ops.chunk_linear_attn(torch.exp(q), torch.exp(k), v, scale=1.0, normalize=True)[0]
+    return attend
+
+
+def softmax_attention(torch, name, causal):
+    from torch.nn import attention
+    backend = {"cuDNN": attention.SDPBackend.CUDNN_ATTENTION,
+               "flash": attention.SDPBackend.FLASH_ATTENTION}[name]
+
+    def attend(q, k, v):
+        with attention.sdpa_kernel(backend):
+            return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    return attend
+
+
+def cell(measured, ours):
+    if isinstance(measured, str):
+        return f"{'-':>23}"
+    text = []
+    for theirs, mine in zip(measured, ours):
+        text.append(f"{theirs * 1e3:7.3f}" + (f" {theirs / mine:4.1f}x" if mine > 0 else "     -"))
+    return " ".join(text)
+
+
+def compare(torch, timer, rows):
+    fla = fla_attention(torch)
+    reasons = [fla] if isinstance(fla, str) else []
+    print("times in ms forward, backward; x: how many times ours\n")
+    print(f"{'shape':34} {'ELA':>15} {'fla':>25} {'cuDNN softmax':>25} {'flash softmax':>25}")
+    for row in rows:
+        if not row["causal"] or "decay" in row["shape"] or "documents" in row["shape"]:
+            continue  # the peers have no such form
+        b, length, h, d = (row[k] for k in ("sequences", "length", "heads", "dim"))
+        ours = (row["forward"], row["backward"])
+        cells = []
+        for name in ("fla", "cuDNN", "flash"):
+            shape = (b, length, h, d) if name == "fla" else (b, h, length, d)
+            if name == "fla" and isinstance(fla, str):
+                measured = fla
+            elif length > 262144:
+                measured = f"{name}: not run beyond 262,144 tokens"
+            elif name != "fla" and length > LONGEST_SOFTMAX:
+                measured = f"{name}: not run beyond {LONGEST_SOFTMAX:,} tokens"
+            else:
+                attend = fla if name == "fla" else softmax_attention(torch, name, True)
+                inputs = [torch.randn(shape, device="cuda", dtype=torch.bfloat16) for _ in "qkv"]
+                measured = timer.forward_backward(attend, inputs)
+                del inputs
+                torch.cuda.empty_cache()
+                if isinstance(measured, str):
+                    measured = f"{name} at {row['shape']}: {measured}"
+            if isinstance(measured, str) and measured not in reasons:
+                reasons.append(measured)
+            cells.append(cell(measured, ours))
+        mine = f"{ours[0] * 1e3:7.3f} {ours[1] * 1e3:7.3f}"
+        print(f"{row['shape']:34} {mine} " + " ".join(f"{c:>25}" for c in cells), flush=True)
+    for reason in reasons:
+        print(f"not run: {reason}")
+
+
+def decode(torch, timer, rows, copy):
+    state = next((r for r in rows if (r["batch"], r["heads"], r["dim"]) ==
+                  (1, DECODE_HEADS, DECODE_DIM)), None)
+    print(f"\ndecoding one token, one sequence, {DECODE_HEADS} heads of {DECODE_DIM}, one layer")
+    if state is not None:
+        print(f"{'ELA, after any number of tokens':40} {state['seconds'] * 1e6:10.1f} us "
+              f"{state['state_bytes'] / 2**20:10.2f} MiB of state (fp32)")
+    for length in CACHED:
+        q = torch.randn((1, DECODE_HEADS, 1, DECODE_DIM), device="cuda", dtype=torch.bfloat16)
+        k, v = (torch.randn((1, DECODE_HEADS, length, DECODE_DIM), device="cuda",
+                            dtype=torch.bfloat16) for _ in "kv")
+        size = 2 * k.numel() * k.element_size()
+        for name in ("cuDNN", "flash"):
+            attend = softmax_attention(torch, name, False)  # everything cached is in the past
+            try:
+                with torch.no_grad():
+                    seconds = timer.seconds(lambda: attend(q, k, v))
+            except RuntimeError as error:
+                print(f"{name} after {length:,} tokens: {str(error).strip().splitlines()[0][:100]}")
+                continue
+            print(f"{f'softmax ({name}) after {length:,} tokens':40} {seconds * 1e6:10.1f} us "
+                  f"{size / 2**20:10.2f} MiB of cache (bf16), read at "
+                  f"{100 * size / seconds / copy:.0f}% of copy speed")
+        del k, v
+        torch.cuda.empty_cache()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--bench", nargs="+", default=[str(ROOT / "build/release/bin/ela_cuda_bench")],
+                        help="the program, and what comes before it on its command line")
+    parser.add_argument("--runs", type=int, default=20)
+    options = parser.parse_args()
+    try:
+        import torch
+    except ImportError:
+        sys.exit("peers.py: PyTorch is not installed")
+    if not torch.cuda.is_available():
+        sys.exit("peers.py: no card that PyTorch can use")
+    output = subprocess.run([*options.bench, "--json"], check=True, capture_output=True,
+                            text=True).stdout
+    rows = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    if not rows:
+        sys.exit(f"peers.py: {options.bench[-1]} measured nothing: {output.strip()}")
+    shapes = [r for r in rows if "shape" in r]
+    copy = shapes[0]["copy"]
+    print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, copy {copy * 1e-9:,.0f} "
+          f"GB/s (read + written), medians of {options.runs} runs")
+    timer = Timer(torch, options.runs)
+    compare(torch, timer, shapes)
+    decode(torch, timer, [r for r in rows if "decode" in r], copy)
+
+
+if __name__ == "__main__":
+    main()
