@@ -91,8 +91,8 @@ def prepare(programs, work):
         curve = work / f"cpu_{name}.json"
         if curve.exists():
             continue
-        got = train(programs, work, f"cpu_{name}", "resources.device=cpu", "checkpoint.every_steps=0",
-                    *sets, ranks=ranks, fault_before=COMPARED + 1)
+        got = train(programs, work, f"cpu_{name}", "resources.device=cpu",
+                    "checkpoint.every_steps=0", *sets, ranks=ranks, fault_before=COMPARED + 1)
         curve.write_text(json.dumps([got[s] for s in range(1, COMPARED + 1)]))
         shutil.rmtree(work / f"cpu_{name}")
         print(f"{name}: loss {got[1]['loss']:.6f} at step 1, {got[COMPARED]['loss']:.6f} at "

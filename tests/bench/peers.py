@@ -159,7 +159,8 @@ def decode(torch, timer, rows, copy):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--bench", nargs="+", default=[str(ROOT / "build/release/bin/ela_cuda_bench")],
+    parser.add_argument("--bench", nargs="+",
+                        default=[str(ROOT / "build/release/bin/ela_cuda_bench")],
                         help="the program, and what comes before it on its command line")
     parser.add_argument("--runs", type=int, default=20)
     options = parser.parse_args()
