@@ -163,6 +163,11 @@ void ElaDecode(const Context& ctx, Tensor y, Tensor state, Tensor q, Tensor k, T
   ELA_RUN(ElaDecode, q, y, state, q, k, v, config);
 }
 
+ELA_BACKENDS(ElaTakeSlowPathChunks)
+void ElaTakeSlowPathChunks(const Context& ctx, Tensor chunks) {
+  ELA_RUN_ANY(ElaTakeSlowPathChunks, chunks);
+}
+
 ELA_BACKENDS(EmbeddingForward)
 void EmbeddingForward(const Context& ctx, Tensor x, Tensor ids, Tensor table) {
   ELA_RUN(EmbeddingForward, x, x, ids, table);

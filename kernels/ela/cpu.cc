@@ -260,4 +260,8 @@ void ElaDecode(const Context& ctx, Tensor y, Tensor state, Tensor q, Tensor k, T
   ElaPass(ctx, config, spans, tensors, sequences, state, {}).Decode(state);
 }
 
+void ElaTakeSlowPathChunks(const Context& ctx, Tensor chunks) {
+  *chunks.as<int64_t>() += ctx.counters->slow_path_chunks.exchange(0);
+}
+
 }  // namespace ela::kernels::cpu

@@ -94,4 +94,8 @@ void ElaBackward(const Context& ctx, Tensor dq, Tensor dk, Tensor dv, Tensor dy,
 void ElaDecode(const Context& ctx, Tensor y, Tensor state, Tensor q, Tensor k, Tensor v,
                const ElaConfig& config);
 
+/// chunks [1] (int64) += the chunks of rows that took the slower exact path because keys grow too
+/// much in them, since the last call with this context (on CUDA: with this device).
+void ElaTakeSlowPathChunks(const Context& ctx, Tensor chunks);
+
 }  // namespace ela::kernels

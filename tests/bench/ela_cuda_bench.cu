@@ -23,7 +23,6 @@
 #include <vector>
 
 #include "kernels/device.h"
-#include "kernels/ela/cuda/slow_path.h"
 #include "kernels/ela/ela.h"
 
 namespace ela::kernels::cuda {

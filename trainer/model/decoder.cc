@@ -12,6 +12,16 @@ namespace ela::trainer {
 using kernels::ArenaScope;
 using kernels::Tensor;
 
+namespace {
+
+/// To layer i's of `counts` [N]: what ran since the last call.
+void CountSlowPath(const kernels::Context& ctx, const Tensor& counts, size_t i) {
+  const auto row = static_cast<int64_t>(i);
+  kernels::ElaTakeSlowPathChunks(ctx, counts.Rows(row, row + 1));
+}
+
+}  // namespace
+
 RoutingStatistics::RoutingStatistics(int64_t num_layers, int64_t num_experts)
     : layers(num_layers),
       experts(num_experts),
@@ -40,12 +50,6 @@ std::vector<int64_t> Decoder::TakeSlowPathChunks() {
   return taken;
 }
 
-void Decoder::CountSlowPath(const LayerContext& layer, size_t i) {
-  const int64_t now = layer.ctx.counters->slow_path_chunks;
-  slow_path_[i] += now - slow_path_seen_;
-  slow_path_seen_ = now;
-}
-
 void Decoder::Forget(const LayerContext& layer) {
   if (holds_) layer.saved->Release(mark_);
   holds_ = false;
@@ -61,10 +65,12 @@ absl::Status Decoder::RunLayers(const LayerContext& layer, const TokenRows& rows
     prob_sums = kernels::Uploaded(ctx, Tensor::Of(routing->prob_sums.data(), {all}));
     counts = kernels::Uploaded(ctx, Tensor::Of(routing->counts.data(), {all}));
   }
+  const Tensor slow_path =
+      kernels::Uploaded(ctx, Tensor::Of(slow_path_.data(), {model_.num_layers()}));
   for (size_t i = 0; i < layers_.size(); ++i) {
     const size_t mark = layer.saved->Mark();
     ELA_RETURN_IF_ERROR(layers_[i]->Forward(layer, inputs_[i + 1], inputs_[i], rows));
-    CountSlowPath(layer, i);
+    CountSlowPath(ctx, slow_path, i);
     if (routing != nullptr) {
       const int64_t e = routing->experts, at = static_cast<int64_t>(i) * e;
       layers_[i]->moe().AddRoutingStatistics(layer, prob_sums.Rows(at, at + e),
@@ -72,6 +78,7 @@ absl::Status Decoder::RunLayers(const LayerContext& layer, const TokenRows& rows
     }
     if (options_.recompute) layer.saved->Release(mark);
   }
+  if (slow_path.data() != slow_path_.data()) kernels::CopyOut(ctx, slow_path_.data(), slow_path);
   if (routing != nullptr && prob_sums.data() != routing->prob_sums.data()) {
     kernels::CopyOut(ctx, routing->prob_sums.data(), prob_sums);
     kernels::CopyOut(ctx, routing->counts.data(), counts);
@@ -114,6 +121,8 @@ absl::Status Decoder::Backward(const LayerContext& layer, const TokenRows& rows,
   Tensor dx = layer.Scratch({t, d}), dout = layer.Scratch({t, d});
 
   const Tensor loss = kernels::Uploaded(ctx, Tensor::Of(loss_sum, {1}));
+  const Tensor slow_path =
+      kernels::Uploaded(ctx, Tensor::Of(slow_path_.data(), {model_.num_layers()}));
   kernels::LossForwardBackward(ctx, loss, dx, embed_.grad, features_, embed_.value,
                                kernels::Uploaded(ctx, rows.targets()), scale);
   if (model_.final_norm()) {
@@ -132,11 +141,12 @@ absl::Status Decoder::Backward(const LayerContext& layer, const TokenRows& rows,
       ELA_RETURN_IF_ERROR(layers_[i]->Forward(layer, inputs_[i + 1], inputs_[i], rows));
     }
     ELA_RETURN_IF_ERROR(layers_[i]->Backward(layer, dx, dout, dprobs_i, rows));
-    CountSlowPath(layer, i);
+    CountSlowPath(ctx, slow_path, i);
     if (options_.recompute) layer.saved->Release(mark);
   }
   kernels::EmbeddingBackward(ctx, embed_.grad, dx, kernels::Uploaded(ctx, rows.ids()));
   if (loss.data() != loss_sum) kernels::CopyOut(ctx, loss_sum, loss);
+  if (slow_path.data() != slow_path_.data()) kernels::CopyOut(ctx, slow_path_.data(), slow_path);
   Forget(layer);
   return absl::OkStatus();
 }

@@ -74,7 +74,6 @@ class Decoder {
   const ResidualLayer& layer(int64_t i) const { return *layers_[static_cast<size_t>(i)]; }
 
  private:
-  void CountSlowPath(const LayerContext& layer, size_t i);
   absl::Status RunLayers(const LayerContext& layer, const TokenRows& rows,
                          RoutingStatistics* routing);
 
@@ -85,7 +84,6 @@ class Decoder {
   std::vector<kernels::Tensor> inputs_;  // [N + 1] saved: inputs of the layers, last: their output
   kernels::Tensor features_, final_rstd_;  // saved
   std::vector<int64_t> slow_path_;         // [N]
-  int64_t slow_path_seen_ = 0;             // of the context's counter
   bool holds_ = false;
   size_t mark_ = 0;
 };

@@ -2,12 +2,16 @@
 // segments, their fold, and the pass from each segment's prefix.
 #include "kernels/ela/cuda/hopper.h"
 #include "kernels/ela/cuda/hopper_launch.h"
-#include "kernels/ela/cuda/slow_path.h"
 
 namespace ela::kernels::cuda {
 namespace {
 
 __device__ unsigned long long slow_path_chunks;
+
+__global__ void TakeCount(int64_t* total, unsigned long long* count) {
+  *total += static_cast<int64_t>(*count);
+  *count = 0;
+}
 
 unsigned long long* SlowPathCounter() {
   void* address = nullptr;
@@ -167,14 +171,9 @@ void RunHopperBackward(const Context& ctx, const HopperBackward& op, const ElaCo
   hopper::LaunchKeyGradients(StreamOf(ctx), panels, args, config.causal);
 }
 
-void CollectSlowPathChunks(const Context& ctx) {
-  unsigned long long* counter = SlowPathCounter();
-  unsigned long long count = 0;
-  ELA_CUDA_CHECK(
-      cudaMemcpyAsync(&count, counter, sizeof count, cudaMemcpyDeviceToHost, StreamOf(ctx)));
-  ELA_CUDA_CHECK(cudaMemsetAsync(counter, 0, sizeof count, StreamOf(ctx)));
-  ELA_CUDA_CHECK(cudaStreamSynchronize(StreamOf(ctx)));
-  ctx.counters->slow_path_chunks += static_cast<int64_t>(count);
+void ElaTakeSlowPathChunks(const Context& ctx, Tensor chunks) {
+  TakeCount<<<1, 1, 0, StreamOf(ctx)>>>(chunks.as<int64_t>(), SlowPathCounter());
+  CheckLaunch("ElaTakeSlowPathChunks");
 }
 
 }  // namespace ela::kernels::cuda

@@ -143,6 +143,33 @@ TEST_F(Ela, NotANumberStaysInItsDocument) {
   }
 }
 
+// Only the Hopper path has a slower one beside it.
+TEST_F(Ela, ChunksWhoseKeysGrowTooMuchAreCountedOnce) {
+  int major = 0;
+  ASSERT_EQ(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0), cudaSuccess);
+  if (major != 9) GTEST_SKIP() << "not a Hopper card";
+  const ElaConfig config = Config(FeatureMap::kHadamardExp, 2, 64, true);
+  CudaContext ctx;
+  DeviceBuffer counted(DType::kI64, 1, 1);
+  const auto take = [&] {
+    int64_t count = 0;
+    const Tensor chunks = counted.tensor().View({1});
+    Clear(ctx, chunks);
+    kernels::ElaTakeSlowPathChunks(ctx, chunks);
+    CopyOut(ctx, &count, chunks);
+    return count;
+  };
+  take();  // what other tests left
+  for (const Family family : {Family::kNormal, Family::kJumping}) {
+    const Attention a = MakeAttention(config, MakeSpans({200}, true), family, 1,
+                                      [](double x) { return RoundTo(DType::kBf16, x); });
+    Shard shard(a, DType::kBf16, 0, a.rows(), a.spans);
+    shard.Forward(ctx);
+    EXPECT_EQ(take() > 0, family == Family::kJumping);
+    EXPECT_EQ(take(), 0);
+  }
+}
+
 TEST_F(Ela, ValuesMayBeWiderThanKeys) {
   ElaConfig config = Config(FeatureMap::kHadamardExp, 2, 24, true);
   config.value_dim = 72;
