@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -24,11 +23,10 @@ struct LaunchKey {
 struct LaunchSpec {
   LaunchKey key;
   int ranks = 1;
-  std::string run_dir;                             // absolute
-  std::string job_yaml;                            // the resolved job
-  std::string coordinator;                         // host:port that rank 0 reports to
-  std::string token;                               // goes to a 0600 file, never to a command line
-  std::map<std::string, std::string> environment;  // added to that of the ranks
+  std::string run_dir;      // absolute
+  std::string job_yaml;     // the resolved job
+  std::string coordinator;  // host:port that rank 0 reports to
+  std::string token;        // goes to a 0600 file, never to a command line
 };
 
 struct Observation {

@@ -4,13 +4,11 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <spawn.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstring>
 #include <filesystem>
 #include <thread>
 
@@ -20,6 +18,7 @@
 #include "absl/strings/str_split.h"
 #include "coordinator/supervisor/files.h"
 #include "coordinator/supervisor/process.h"
+#include "coordinator/supervisor/spawn.h"
 #include "proto/status_macros.h"
 
 namespace ela::coordinator {
@@ -56,13 +55,6 @@ absl::Status LocalLauncher::Validate(const LaunchSpec& spec) {
     return absl::InvalidArgumentError(absl::StrCat("the job has ", spec.ranks,
                                                    " ranks and this machine ", options_.slots,
                                                    " slots; lower parallelism or raise --slots"));
-  }
-  for (const auto& [name, value] : spec.environment) {
-    ELA_RETURN_IF_ERROR(CheckEnvironmentName(name));
-    if (value.find('\n') != std::string::npos || value.find('\0') != std::string::npos) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("environment variable ", name, ": its value holds a line break"));
-    }
   }
   return absl::OkStatus();
 }
@@ -120,43 +112,17 @@ absl::Status LocalLauncher::Prepare(const LaunchSpec& spec, const std::string& d
   return absl::OkStatus();
 }
 
-absl::StatusOr<pid_t> LocalLauncher::Spawn(const LaunchSpec& spec, const std::string& directory,
-                                           int ready_fd) {
-  constexpr int kReadyFd = 3;
-  std::vector<std::string> argv = {options_.supervisor_path, "--attempt-dir", directory,
-                                   "--ready-fd", absl::StrCat(kReadyFd)};
-  std::vector<std::string> environment = RankEnvironment(
-      spec.environment, spec.ranks, static_cast<int>(std::thread::hardware_concurrency()));
-  std::vector<char*> argv_pointers, environment_pointers;
-  for (std::string& text : argv) argv_pointers.push_back(text.data());
-  for (std::string& text : environment) environment_pointers.push_back(text.data());
-  argv_pointers.push_back(nullptr);
-  environment_pointers.push_back(nullptr);
-
-  const std::string log = directory + "/supervisor.log";
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
-  posix_spawn_file_actions_addopen(&actions, 1, log.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600);
-  posix_spawn_file_actions_adddup2(&actions, 1, 2);
-  posix_spawn_file_actions_adddup2(&actions, ready_fd, kReadyFd);
-  posix_spawnattr_t attributes;
-  posix_spawnattr_init(&attributes);
-  sigset_t none, all;
-  sigemptyset(&none);
-  sigfillset(&all);
-  posix_spawnattr_setsigmask(&attributes, &none);
-  posix_spawnattr_setsigdefault(&attributes, &all);
-  posix_spawnattr_setflags(&attributes,
-                           POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-  pid_t pid = 0;
-  const int error = posix_spawn(&pid, argv[0].c_str(), &actions, &attributes, argv_pointers.data(),
-                                environment_pointers.data());
-  posix_spawn_file_actions_destroy(&actions);
-  posix_spawnattr_destroy(&attributes);
-  if (error != 0) {
-    return absl::UnavailableError(absl::StrCat("cannot start ", argv[0], ": ", strerror(error)));
-  }
+absl::StatusOr<pid_t> LocalLauncher::StartSupervisor(const LaunchSpec& spec,
+                                                     const std::string& directory, int ready_fd) {
+  ELA_ASSIGN_OR_RETURN(
+      const pid_t pid,
+      Spawn({.argv = {options_.supervisor_path, "--attempt-dir", directory, "--ready-fd",
+                      absl::StrCat(kPassedFd)},
+             .environment =
+                 RankEnvironment(spec.ranks, static_cast<int>(std::thread::hardware_concurrency())),
+             .log = directory + "/supervisor.log",
+             .own_session = true,
+             .pass_fd = ready_fd}));
   absl::MutexLock lock(&mutex_);
   children_.insert(pid);
   return pid;
@@ -170,7 +136,7 @@ absl::StatusOr<std::string> LocalLauncher::Launch(const LaunchSpec& spec) {
   ELA_RETURN_IF_ERROR(Prepare(spec, directory));
   int ready[2];
   if (pipe2(ready, O_CLOEXEC) != 0) return ErrnoStatus("pipe");
-  const absl::StatusOr<pid_t> pid = Spawn(spec, directory, ready[1]);
+  const absl::StatusOr<pid_t> pid = StartSupervisor(spec, directory, ready[1]);
   close(ready[1]);
   const bool claimed = pid.ok() && AwaitReady(ready[0]);
   close(ready[0]);

@@ -40,7 +40,8 @@ class LocalLauncher : public Launcher {
   std::string AttemptDir(const LaunchKey& key) const;
   std::string DirOfHandle(const std::string& handle) const;
   absl::Status Prepare(const LaunchSpec& spec, const std::string& directory) const;
-  absl::StatusOr<pid_t> Spawn(const LaunchSpec& spec, const std::string& directory, int ready_fd);
+  absl::StatusOr<pid_t> StartSupervisor(const LaunchSpec& spec, const std::string& directory,
+                                        int ready_fd);
   absl::Status Request(const std::string& handle, const StopRequest& request);
   Observation EndedWithoutRecord(const std::string& directory, const Claim& claim);
   void ReapChildren();
@@ -53,13 +54,7 @@ class LocalLauncher : public Launcher {
 /// The full path of Open MPI's mpirun, from PATH. NotFound with what to install.
 absl::StatusOr<std::string> FindMpirun();
 
-/// InvalidArgument for a variable that would change how programs are loaded or how MPI runs (LD_*,
-/// OMPI_MCA_*, ...).
-absl::Status CheckEnvironmentName(const std::string& name);
-
-/// The environment of the ranks: the coordinator's own without what belongs to another MPI run,
-/// then `added`.
-std::vector<std::string> RankEnvironment(const std::map<std::string, std::string>& added, int ranks,
-                                         int cores);
+/// The environment of the ranks: the coordinator's own without what belongs to another MPI run.
+std::vector<std::string> RankEnvironment(int ranks, int cores);
 
 }  // namespace ela::coordinator

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <spawn.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
@@ -20,8 +19,7 @@
 #include "coordinator/supervisor/files.h"
 #include "coordinator/supervisor/process.h"
 #include "coordinator/supervisor/records.h"
-
-extern char** environ;
+#include "coordinator/supervisor/spawn.h"
 
 namespace ela::coordinator {
 namespace {
@@ -109,33 +107,15 @@ absl::Status Supervisor::Claim() {
 bool Supervisor::StartMpirun() {
   // --guard: should this process be killed, the kernel takes mpirun (and mpirun's end its ranks)
   // along.
-  std::vector<std::string> argv = {self_path_, "--guard", "--"};
-  argv.insert(argv.end(), launch_.argv.begin(), launch_.argv.end());
-  std::vector<char*> pointers;
-  for (std::string& argument : argv) pointers.push_back(argument.data());
-  pointers.push_back(nullptr);
-
-  const std::string log = directory_ + "/mpirun.log";
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
-  posix_spawn_file_actions_addopen(&actions, 1, log.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600);
-  posix_spawn_file_actions_adddup2(&actions, 1, 2);
-  posix_spawnattr_t attributes;
-  posix_spawnattr_init(&attributes);
-  sigset_t none, all;
-  sigemptyset(&none);
-  sigfillset(&all);
-  posix_spawnattr_setsigmask(&attributes, &none);
-  posix_spawnattr_setsigdefault(&attributes, &all);
-  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-  const int error =
-      posix_spawn(&mpirun_, self_path_.c_str(), &actions, &attributes, pointers.data(), environ);
-  posix_spawn_file_actions_destroy(&actions);
-  posix_spawnattr_destroy(&attributes);
-  if (error == 0) return true;
+  Program mpirun{.argv = {self_path_, "--guard", "--"}, .log = directory_ + "/mpirun.log"};
+  mpirun.argv.insert(mpirun.argv.end(), launch_.argv.begin(), launch_.argv.end());
+  const absl::StatusOr<pid_t> pid = Spawn(mpirun);
+  if (pid.ok()) {
+    mpirun_ = *pid;
+    return true;
+  }
   record_.exit_code = 127;
-  record_.reason = absl::StrCat("cannot start ", launch_.argv[0], ": ", std::strerror(error));
+  record_.reason = std::string(pid.status().message());
   return false;
 }
 
