@@ -80,8 +80,7 @@ std::string SpecSection(const v1::TrainingJob& job) {
       Line("ranks",
            absl::StrCat(mesh.data() * mesh.sequence(), ": data ", mesh.data(), " x sequence ",
                         mesh.sequence(), ", experts over ", mesh.expert())),
-      Line("priority", absl::StrCat(spec.resources().priority(), " in queue ",
-                                    Printable(spec.resources().queue()))));
+      Line("priority", absl::StrCat(spec.resources().priority())));
 }
 
 std::string OutcomeText(const v1::Attempt& attempt) {

@@ -26,6 +26,9 @@ constexpr Row kTable[] = {
               spec.resources().nodes() > 1;
      },
      "the local launcher has one node; use 1"},
+    {"spec.resources.queue",
+     [](const v1::JobSpec& spec) { return spec.resources().queue() != "default"; },
+     "there is one queue, default, which goes by priority; leave it out"},
 };
 
 }  // namespace

@@ -154,10 +154,6 @@ void CheckNames(const v1::TrainingJob& job, Problems* problems) {
   if (!IsName(job.metadata().name())) {
     problems->Add("metadata.name", "\"", job.metadata().name(), "\" must be ", kRule);
   }
-  if (!IsName(job.spec().resources().queue())) {
-    problems->Add("spec.resources.queue", "\"", job.spec().resources().queue(), "\" must be ",
-                  kRule);
-  }
   if (job.metadata().labels().size() > 64) problems->Add("metadata.labels", "more than 64 labels");
   for (const auto& [key, value] : job.metadata().labels()) {
     if (key.empty() || key.size() > 63 || value.size() > 255 || !IsPlainText(key) ||

@@ -169,7 +169,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadJob{{"lr_scheduler.min_lr=0.5"}, "0.5 is above optimizer.lr 0.001"},
         BadJob{{"lr_scheduler.warmup_steps=101"}, "101 is more than training.steps 100"},
         BadJob{{"metadata.name=Demo"}, "\"Demo\" must be 1 to 40 of a-z"},
-        BadJob{{"resources.queue=a b"}, "queue"},
+        BadJob{{"resources.queue=mine"}, "resources.queue: there is one queue, default"},
         BadJob{{"resources.time_limit=soon"}, "\"soon\" is not a duration"},
         BadJob{{"resources.time_limit=0s"}, "longer than 0"},
         BadJob{{"restart.backoff=1"}, "is not a duration"},
