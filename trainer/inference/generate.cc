@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/time/clock.h"
+#include "kernels/ops.h"
 #include "proto/job/text.h"
 #include "proto/status_macros.h"
 
@@ -74,15 +75,23 @@ class Batch {
   int32_t end_ = -1;
 };
 
-// The prompt, once for all samples.
-absl::Status Prefill(LoadedModel* model, const std::vector<int32_t>& prompt, int64_t samples,
-                     Tensor logits, std::vector<LayerCache>* cache) {
-  ELA_ASSIGN_OR_RETURN(const TokenRows rows, model->Rows(prompt, /*closed=*/false, samples));
+// The prompt, once for all samples: what each has seen, and the logits [samples, V] after it.
+absl::StatusOr<std::vector<LayerCache>> Prefill(LoadedModel* model,
+                                                const std::vector<int32_t>& prompt, Tensor logits) {
+  ELA_ASSIGN_OR_RETURN(const TokenRows rows, model->Rows(prompt, /*closed=*/false));
   const LayerContext& layer = model->context();
-  ELA_RETURN_IF_ERROR(model->decoder().Forward(layer, rows, /*routing=*/nullptr));
-  const absl::Status filled = model->decoder().FillCache(layer, rows, logits, cache);
-  model->decoder().Forget(layer);
-  return filled;
+  Decoder& decoder = model->decoder();
+  std::vector<LayerCache> caches = decoder.NewCache(layer, /*sequences=*/1);
+  ELA_RETURN_IF_ERROR(decoder.Forward(layer, rows, /*routing=*/nullptr));
+  const absl::Status filled = decoder.FillCache(layer, rows, logits.Rows(0, 1), &caches);
+  decoder.Forget(layer);
+  ELA_RETURN_IF_ERROR(filled);
+  const int64_t samples = logits.dim(0);
+  for (LayerCache& cache : caches) cache = cache.Repeated(samples);
+  for (int64_t i = 1; i < samples; ++i) {
+    kernels::Copy(layer.ctx, logits.Rows(i, i + 1), logits.Rows(0, 1));
+  }
+  return caches;
 }
 
 // Bytes of `text` that later tokens cannot change: up to a character that is not whole yet, which
@@ -110,10 +119,9 @@ absl::StatusOr<Generation> Generate(LoadedModel* model, const std::vector<int32_
   out.prompt_tokens = static_cast<int64_t>(prompt.size());
   out.tokens.resize(static_cast<size_t>(options.samples));
   Batch batch(model, options, out.prompt_tokens);
-  std::vector<LayerCache> cache = model->decoder().NewCache(model->context(), options.samples);
 
   const absl::Time begin = absl::Now();
-  ELA_RETURN_IF_ERROR(Prefill(model, prompt, options.samples, batch.logits(), &cache));
+  ELA_ASSIGN_OR_RETURN(std::vector<LayerCache> cache, Prefill(model, prompt, batch.logits()));
   const absl::Time prefilled = absl::Now();
   for (int64_t i = 0; i < options.max_tokens && model->last_shard(); ++i) {
     if (!batch.Draw(on_token, &out) || i + 1 == options.max_tokens) break;

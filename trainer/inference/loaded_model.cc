@@ -103,8 +103,7 @@ absl::StatusOr<const data::Tokenizer*> LoadedModel::tokenizer() const {
   return tokenizer_.get();
 }
 
-absl::StatusOr<TokenRows> LoadedModel::Rows(const std::vector<int32_t>& ids, bool closed,
-                                            int64_t copies) const {
+absl::StatusOr<TokenRows> LoadedModel::Rows(const std::vector<int32_t>& ids, bool closed) const {
   for (size_t i = 0; i < ids.size(); ++i) {
     if (ids[i] >= 0 && ids[i] < spec_.vocab_size()) continue;
     return absl::InvalidArgumentError(
@@ -118,11 +117,11 @@ absl::StatusOr<TokenRows> LoadedModel::Rows(const std::vector<int32_t>& ids, boo
   }
   const int64_t begin = ShardBegin(length, shard(), shards());
   data::Batch batch;
-  batch.sequences = copies;
+  batch.sequences = 1;
   batch.length = ShardBegin(length, shard() + 1, shards()) - begin;
-  batch.document_starts.assign(static_cast<size_t>(copies), {0});
-  for (int64_t i = 0; i < copies * batch.length; ++i) {
-    const size_t at = static_cast<size_t>(begin + i % batch.length);
+  batch.document_starts = {{0}};
+  for (int64_t i = 0; i < batch.length; ++i) {
+    const size_t at = static_cast<size_t>(begin + i);
     const bool last = at + 1 == ids.size();
     batch.ids.push_back(ids[at]);
     batch.targets.push_back(last ? -1 : ids[at + 1]);

@@ -52,11 +52,9 @@ class LoadedModel {
   int shards() const { return mesh_ == nullptr ? 1 : mesh_->sizes().sequence; }
   bool last_shard() const { return shard() == shards() - 1; }
 
-  /// This shard's rows of `copies` equal sequences of token ids; InvalidArgument if one is not in
-  /// the vocabulary. Targets are the following ids. `closed`: the last id is a target only, so
-  /// every row has one.
-  absl::StatusOr<TokenRows> Rows(const std::vector<int32_t>& ids, bool closed,
-                                 int64_t copies = 1) const;
+  /// This shard's rows of a sequence of token ids; InvalidArgument if one is not in the vocabulary.
+  /// Targets are the following ids. `closed`: the last id is a target only, so every row has one.
+  absl::StatusOr<TokenRows> Rows(const std::vector<int32_t>& ids, bool closed) const;
 
  private:
   LoadedModel() = default;

@@ -1,6 +1,8 @@
 #include "trainer/layers/ela_mixer.h"
 
+#include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "kernels/ops.h"
 #include "proto/status_macros.h"
@@ -13,9 +15,20 @@ using kernels::Tensor;
 namespace {
 
 struct ElaCache : MixerCache {
+  ElaCache(kernels::DType dtype, int64_t sequences, int64_t size)
+      : memory(static_cast<size_t>(sequences * size) * kernels::SizeOf(dtype)),
+        state(memory.data(), dtype, {sequences, size}) {}
+  int64_t bytes() const override { return static_cast<int64_t>(memory.size()); }
+  std::unique_ptr<MixerCache> Repeated(int64_t sequences) const override {
+    auto all = std::make_unique<ElaCache>(state.dtype(), sequences, state.dim(1));
+    for (size_t at = 0; at < all->memory.size(); at += memory.size()) {
+      std::copy(memory.begin(), memory.end(), all->memory.begin() + static_cast<int64_t>(at));
+    }
+    return all;
+  }
+
   std::vector<char> memory;
   Tensor state;  // [B, S]
-  int64_t bytes() const override { return static_cast<int64_t>(memory.size()); }
 };
 
 }  // namespace
@@ -98,10 +111,8 @@ absl::Status ElaMixer::FinishBackward(const LayerContext& layer, const Qkv& din,
 }
 
 std::unique_ptr<MixerCache> ElaMixer::NewCache(const LayerContext& layer, int64_t sequences) {
-  const int64_t size = kernels::ElaStateSize(config_);
-  auto cache = std::make_unique<ElaCache>();
-  cache->memory.resize(static_cast<size_t>(sequences * size) * kernels::SizeOf(layer.statistic));
-  cache->state = Tensor(cache->memory.data(), layer.statistic, {sequences, size});
+  auto cache =
+      std::make_unique<ElaCache>(layer.statistic, sequences, kernels::ElaStateSize(config_));
   kernels::ElaStateIdentity(layer.ctx, cache->state, config_);
   return cache;
 }

@@ -21,6 +21,8 @@ namespace ela::trainer {
 struct MixerCache {
   virtual ~MixerCache() = default;
   virtual int64_t bytes() const = 0;
+  /// Of a cache of one sequence: so many sequences, each of which has seen the same.
+  virtual std::unique_ptr<MixerCache> Repeated(int64_t sequences) const = 0;
 };
 
 /// Queries, keys and values [T, H, D]; rows may be strided.

@@ -20,6 +20,10 @@ namespace ela::trainer {
 struct LayerCache {
   std::unique_ptr<MixerCache> attention, lobe;
   int64_t bytes() const { return attention->bytes() + (lobe == nullptr ? 0 : lobe->bytes()); }
+  /// As MixerCache::Repeated.
+  LayerCache Repeated(int64_t sequences) const {
+    return {attention->Repeated(sequences), lobe == nullptr ? nullptr : lobe->Repeated(sequences)};
+  }
 };
 
 class ResidualLayer {

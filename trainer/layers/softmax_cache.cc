@@ -21,6 +21,12 @@ struct KeyValueCache : MixerCache {
     for (const auto& x : k) n += 2 * x.size();
     return static_cast<int64_t>(n);
   }
+  std::unique_ptr<MixerCache> Repeated(int64_t sequences) const override {
+    auto all = std::make_unique<KeyValueCache>();
+    all->k.assign(static_cast<size_t>(sequences), k.front());
+    all->v.assign(static_cast<size_t>(sequences), v.front());
+    return all;
+  }
 };
 
 /// Rows [begin, end) of x at the end of `rows`.

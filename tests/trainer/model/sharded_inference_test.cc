@@ -79,6 +79,26 @@ TEST(ShardedInference, GeneratesWhatOneRankGenerates) {
   }
 }
 
+TEST(Generate, ReadsThePromptOnceForAllSamples) {
+  for (const std::vector<std::string>& sets : Models()) {
+    GenerateOptions options = Options();
+    options.sampler.temperature = 0;
+    size_t one_peak = 0;
+    std::vector<int32_t> one;
+    for (const int64_t samples : {1, 8}) {
+      options.samples = samples;
+      const auto model = Load(sets, nullptr);
+      ASSERT_TRUE(model.ok());
+      const auto generation = Generate(model->get(), Prompt(70), options, GoOn);
+      ASSERT_TRUE(generation.ok());
+      const size_t peak = (*model)->context().saved->peak_bytes();
+      if (samples == 1) one = generation->tokens[0], one_peak = peak;
+      EXPECT_EQ(peak, one_peak) << "activations of the prompt";
+      for (const auto& tokens : generation->tokens) EXPECT_EQ(tokens, one);
+    }
+  }
+}
+
 TEST(ShardedInference, GivesTheSameErrorOnEveryRank) {
   const absl::Status status = RunLocalRanks(3, [&](Communicator& world) -> absl::Status {
     ELA_ASSIGN_OR_RETURN(const auto model, Load(Models()[0], &world));
