@@ -65,6 +65,7 @@ absl::Status AddTensor(const SafetensorsSet& file, const job::ParameterInfo& par
     return absl::InvalidArgumentError(absl::StrCat(file.path(), " has no tensor ", parameter.name,
                                                    ", which its config.json asks for"));
   }
+  ELA_RETURN_IF_ERROR(CheckFloating(*entry, file.path()));
   if (entry->shape != parameter.shape) {
     return absl::InvalidArgumentError(absl::StrCat(
         "tensor ", parameter.name, " of ", file.path(), " is [", absl::StrJoin(entry->shape, ", "),

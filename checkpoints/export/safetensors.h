@@ -36,6 +36,10 @@ std::string HexOf(uint64_t value);
 /// Bytes of an element; 0: no such dtype.
 int64_t SafetensorsElementBytes(std::string_view dtype);
 
+/// InvalidArgument, with the tensor and the file at `path`, unless its elements are F64, F32, F16
+/// or BF16.
+absl::Status CheckFloating(const SafetensorsEntry& entry, const std::string& path);
+
 /// Checks everything: types, dtypes, that shapes and offsets agree, and that the tensors fill
 /// `data_bytes` without gap or overlap. InvalidArgument says what is wrong; `what` names the file.
 absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(std::string_view json, int64_t data_bytes,

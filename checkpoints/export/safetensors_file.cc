@@ -33,22 +33,19 @@ float FromF16(uint16_t bits) {
   return sign != 0 ? -tiny : tiny;
 }
 
-/// False: not a floating dtype.
-bool ToFloats(std::string_view dtype, const std::vector<char>& bytes, int64_t count, float* out) {
+/// Of a floating dtype other than F32.
+void ToFloats(std::string_view dtype, const std::vector<char>& bytes, int64_t count, float* out) {
   for (int64_t i = 0; i < count; ++i) {
     if (dtype == "F64") {
       double value;
       std::memcpy(&value, bytes.data() + i * 8, 8);
       out[i] = static_cast<float>(value);
-    } else if (dtype == "F16" || dtype == "BF16") {
+    } else {
       uint16_t bits;
       std::memcpy(&bits, bytes.data() + i * 2, 2);
       out[i] = dtype == "F16" ? FromF16(bits) : FromBf16(bits);
-    } else {
-      return false;
     }
   }
-  return true;
 }
 
 }  // namespace
@@ -107,6 +104,7 @@ absl::Status SafetensorsFile::Read(const std::string& name, int64_t begin, int64
                                    float* out) const {
   const SafetensorsEntry* entry = Find(name);
   if (entry == nullptr) return absl::NotFoundError(absl::StrCat(path_, " has no tensor ", name));
+  ELA_RETURN_IF_ERROR(CheckFloating(*entry, path_));
   const int64_t numel = entry->numel();
   if (begin < 0 || end < begin || end > numel) {
     return absl::InvalidArgumentError(absl::StrCat("tensor ", name, " has elements [0, ", numel,
@@ -123,10 +121,7 @@ absl::Status SafetensorsFile::Read(const std::string& name, int64_t begin, int64
     const int64_t count = std::min(kAtOnce, end - at);
     buffer.resize(static_cast<size_t>(count * size));
     ELA_RETURN_IF_ERROR(ReadBytes(offset + at * size, count * size, buffer.data()));
-    if (!ToFloats(entry->dtype, buffer, count, out + (at - begin))) {
-      return absl::InvalidArgumentError(absl::StrCat("tensor ", name, " of ", path_, " is ",
-                                                     entry->dtype, ", not a floating type"));
-    }
+    ToFloats(entry->dtype, buffer, count, out + (at - begin));
   }
   return absl::OkStatus();
 }

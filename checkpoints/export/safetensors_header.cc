@@ -114,6 +114,14 @@ int64_t SafetensorsElementBytes(std::string_view dtype) {
   return 0;
 }
 
+absl::Status CheckFloating(const SafetensorsEntry& entry, const std::string& path) {
+  for (const char* dtype : {"F64", "F32", "F16", "BF16"}) {
+    if (entry.dtype == dtype) return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat("tensor ", entry.name, " of ", path, " is ",
+                                                 entry.dtype, ", not a floating type"));
+}
+
 absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(std::string_view text, int64_t data_bytes,
                                                          const std::string& what) {
   const json parsed = ParseStrictly(text);

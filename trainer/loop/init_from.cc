@@ -81,7 +81,8 @@ absl::Status CheckUnused(const Shapes& source, const std::set<std::string>& used
 
 }  // namespace
 
-absl::StatusOr<InitPlan> PlanInit(const v1::StepManifest& source, const v1::ModelSpec& model) {
+absl::StatusOr<InitPlan> PlanInit(const v1::StepManifest& source, const v1::ModelSpec& model,
+                                  v1::TrainOnly train_only) {
   const Shapes shapes = ShapesOf(source);
   const bool lobes = AnyOf(shapes, true), rest = AnyOf(shapes, false);
   InitPlan plan;
@@ -112,6 +113,12 @@ absl::StatusOr<InitPlan> PlanInit(const v1::StepManifest& source, const v1::Mode
     return absl::InvalidArgumentError(
         "training.init_from: it holds Memory Lobes alone, and this model has none: set "
         "model.memory_lobe.enabled");
+  }
+  if (!rest && train_only == v1::TRAIN_ONLY_MEMORY_LOBE) {
+    return absl::InvalidArgumentError(
+        "training.init_from: it holds Memory Lobes alone, and training.train_only: memory_lobe "
+        "would leave the rest at its initial values: put the lobes into a trained model by ela "
+        "checkpoint import MODEL --lobe LOBE, and begin from that");
   }
   const bool has_lobe = model.memory_lobe().enabled();
   ELA_RETURN_IF_ERROR(CheckUnused(shapes, used, has_lobe, &plan));

@@ -24,8 +24,10 @@ struct InitPlan {
 /// things may be left out, and begin with initial values: all Memory Lobes, by a model without one;
 /// all but the lobes, by an exported lobe. Lobes of the source are dropped if `model` has none.
 /// InvalidArgument names the tensors that are missing, too many or of another shape. Keys of the
-/// model section with other values (say, the kernel) are allowed, and noted.
-absl::StatusOr<InitPlan> PlanInit(const v1::StepManifest& source, const v1::ModelSpec& model);
+/// model section with other values (say, the kernel) are allowed, and noted. With `train_only` the
+/// lobe an exported lobe is refused: the rest would stay at its initial values.
+absl::StatusOr<InitPlan> PlanInit(const v1::StepManifest& source, const v1::ModelSpec& model,
+                                  v1::TrainOnly train_only = v1::TRAIN_ONLY_ALL);
 
 /// Weights as planned; `reader` must outlive it.
 ParameterSource InitFromSource(checkpoints::StepReader* reader, InitPlan plan, int64_t num_layers,

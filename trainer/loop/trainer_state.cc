@@ -73,7 +73,7 @@ absl::Status Trainer::StartFresh() {
   }
   auto reader = checkpoints::OpenCheckpoint(from);
   ELA_RETURN_IF_ERROR(AgreeOk(*world_, reader.status()));
-  auto plan = PlanInit((*reader)->manifest(), spec().model());
+  auto plan = PlanInit((*reader)->manifest(), spec().model(), spec().training().train_only());
   ELA_RETURN_IF_ERROR(AgreeOk(*world_, plan.status()));
   log_->info("weights from {}", from);
   for (const std::string& note : plan->notes) log_->warn("training.init_from: {}", note);

@@ -236,5 +236,17 @@ TEST_F(ExportTest, SaysWhatIsWrongWithAFolder) {
   EXPECT_TRUE(absl::IsInvalidArgument(OpenCheckpoint(folder_.path("out") + "@5").status()));
 }
 
+TEST_F(ExportTest, RefusesWeightsThatAreIntegers) {
+  ASSERT_TRUE(Export(path_, To("out")).ok());
+  const std::string weights = folder_.path("out/model.safetensors");
+  std::string bytes = *kv::ReadFile(weights);
+  bytes.replace(bytes.find("\"F32\""), 5, "\"I32\"");  // of the first tensor
+  ASSERT_TRUE(kv::WriteFileDurably(weights, bytes).ok());
+  const absl::Status opened = OpenCheckpoint(folder_.path("out")).status();
+  EXPECT_TRUE(absl::IsInvalidArgument(opened)) << opened;
+  EXPECT_THAT(std::string(opened.message()),
+              AllOf(HasSubstr("tensor "), HasSubstr("model.safetensors is I32, not a floating")));
+}
+
 }  // namespace
 }  // namespace ela::checkpoints

@@ -77,6 +77,15 @@ TEST(InitFromTest, AllElseBeginsAfreshAroundLobesAlone) {
   }
 }
 
+TEST(InitFromTest, LobesAreNotTrainedAloneOverInitialValues) {
+  const v1::StepManifest lobes = StepOf(Model(true), /*only_lobes=*/true);
+  const auto plan = PlanInit(lobes, Model(true), v1::TRAIN_ONLY_MEMORY_LOBE);
+  EXPECT_TRUE(absl::IsInvalidArgument(plan.status())) << plan.status();
+  EXPECT_THAT(std::string(plan.status().message()), HasSubstr("ela checkpoint import"));
+  EXPECT_TRUE(PlanInit(StepOf(Model(true)), Model(true), v1::TRAIN_ONLY_MEMORY_LOBE).ok());
+  EXPECT_TRUE(PlanInit(StepOf(Model(false)), Model(true), v1::TRAIN_ONLY_MEMORY_LOBE).ok());
+}
+
 TEST(InitFromTest, LobesAreLeftOutByAModelWithoutThem) {
   const auto plan = PlanInit(StepOf(Model(true)), Model(false));
   ASSERT_TRUE(plan.ok()) << plan.status();

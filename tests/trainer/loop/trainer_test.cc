@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "checkpoints/checkpoint.h"
+#include "checkpoints/export/exported_folder.h"
 #include "data/shards/shard_writer.h"
 #include "proto/status_macros.h"
 #include "tests/checkpoints/test_folder.h"
@@ -227,6 +228,31 @@ TEST_F(TrainerRun, LabelsNoLossOfASoundModel) {
   }
   EXPECT_THAT(Log(), Not(HasSubstr("leak")));
   EXPECT_FALSE((*LoadedModel::Load(folder_.path("run"), "", 1))->leaks_future());
+}
+
+TEST_F(TrainerRun, TakesAnExportedLobeIntoATrainedModel) {
+  const std::string lobe = "model.memory_lobe.norm=true";
+  ASSERT_EQ(Train({lobe}).code, kExitDone);
+  std::filesystem::rename(folder_.path("run"), folder_.path("base"));
+  checkpoints::ExportOptions options;
+  options.to = folder_.path("lobe");
+  options.lobe_only = true;
+  options.tokenizer = false;
+  const auto base = checkpoints::OpenCheckpoint(folder_.path("base"));
+  ASSERT_TRUE(base.ok() && checkpoints::ExportStep(base->get(), options).ok());
+  const std::vector<std::string> alone = {lobe, "training.train_only=memory_lobe"};
+  const auto from = [&](const std::string& name) {
+    return std::vector<std::string>{alone[0], alone[1], "training.init_from=" + folder_.path(name)};
+  };
+  const ExitReport refused = Train(from("lobe"));
+  EXPECT_EQ(refused.code, kExitNeverRetry);
+  EXPECT_THAT(refused.reason, HasSubstr("ela checkpoint import MODEL --lobe"));
+  std::filesystem::remove_all(folder_.path("run"));
+  ASSERT_TRUE(checkpoints::ImportStep({.from = folder_.path("base"),
+                                       .lobe = folder_.path("lobe"),
+                                       .to = folder_.path("joined")})
+                  .ok());
+  EXPECT_EQ(Train(from("joined")).code, kExitDone);
 }
 
 TEST_F(TrainerRun, TrainsALobeAloneOverAnotherRunsModel) {
