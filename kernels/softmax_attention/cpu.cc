@@ -101,16 +101,7 @@ class QueryTile {
   void Fold(const VisibleKeys& seen) {
     const int64_t n = seen.count();
     const HeadRows keys = ReadHead(p_.k, head_, seen.begin, seen.end, wide_keys_);
-    GemmOnThisThread({.m = rows_,
-                      .n = n,
-                      .k = d_,
-                      .a = query_.data,
-                      .lda = query_.stride,
-                      .b = keys.data,
-                      .ldb = keys.stride,
-                      .b_transposed = true,
-                      .c = scores_,
-                      .ldc = n});
+    DotRows(scores_, query_, keys, rows_, n, d_);
     if (!seen.all) {
       Mask(scores_, kNothing, p_.queries, begin_, begin_ + rows_, p_.keys, seen, p_.config.causal);
     }

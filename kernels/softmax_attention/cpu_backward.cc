@@ -107,8 +107,8 @@ class KeyTile {
     const HeadRows k{keys_.data + first * keys_.stride, keys_.stride};
     const HeadRows v{values_.data + first * values_.stride, values_.stride};
 
-    OfRows(p_tile_, q, k, m, n);
-    OfRows(ds_tile_, dy, v, m, n);
+    DotRows(p_tile_, q, k, m, n, d_);
+    DotRows(ds_tile_, dy, v, m, n, d_);
     for (int64_t i = 0; i < m; ++i) Weights(i, begin + i, n);
     if (!seen.all) {
       Mask(p_tile_, 0, p_.queries, begin, end, p_.keys, seen, p_.config.causal);
@@ -141,20 +141,6 @@ class KeyTile {
       p[j] = weight;
       ds[j] = scale * weight * (ds[j] - delta);
     }
-  }
-
-  /// c [m, n] = a b^T.
-  void OfRows(float* c, const HeadRows& a, const HeadRows& b, int64_t m, int64_t n) const {
-    GemmOnThisThread({.m = m,
-                      .n = n,
-                      .k = d_,
-                      .a = a.data,
-                      .lda = a.stride,
-                      .b = b.data,
-                      .ldb = b.stride,
-                      .b_transposed = true,
-                      .c = c,
-                      .ldc = n});
   }
 
   /// c [n, D] += w^T x, w [m, n].

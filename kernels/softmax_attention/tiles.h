@@ -7,6 +7,7 @@
 #include <limits>
 #include <vector>
 
+#include "kernels/gemm.h"
 #include "kernels/rows.h"
 #include "kernels/tensor.h"
 
@@ -111,6 +112,21 @@ inline HeadRows ReadHead(const Tensor& x, int64_t h, int64_t begin, int64_t end,
   const Bf16* rows = x.as<Bf16>() + begin * x.stride() + h * d;
   for (int64_t i = 0; i < end - begin; ++i) Widen(buffer + i * d, rows + i * x.stride(), d);
   return {buffer, d};
+}
+
+/// c [m, n] = a b^T, of rows of `d` numbers.
+inline void DotRows(float* c, const HeadRows& a, const HeadRows& b, int64_t m, int64_t n,
+                    int64_t d) {
+  GemmOnThisThread({.m = m,
+                    .n = n,
+                    .k = d,
+                    .a = a.data,
+                    .lda = a.stride,
+                    .b = b.data,
+                    .ldb = b.stride,
+                    .b_transposed = true,
+                    .c = c,
+                    .ldc = n});
 }
 
 }  // namespace ela::kernels::softmax_attention
