@@ -1,9 +1,22 @@
 #include "kernels/ela/small_matmul.h"
 
 #include <algorithm>
+#include <cstring>
+
+// How vectors are passed depends on the machine's instructions: no matter, none leaves this file.
+#pragma GCC diagnostic ignored "-Wpsabi"
 
 namespace ela::kernels::cpu {
 namespace {
+
+using Vector8 = float __attribute__((vector_size(32)));
+
+Vector8 LoadVector(const float* x) {
+  Vector8 v;
+  std::memcpy(&v, x, sizeof v);
+  return v;
+}
+void StoreVector(float* x, const Vector8& v) { std::memcpy(x, &v, sizeof v); }
 
 /// Rows x (8 Vectors) of c in registers.
 template <int kRows, int kVectors>
@@ -55,7 +68,7 @@ void MatMul(float* c, int64_t ldc, const float* a, int64_t lda, const float* b, 
 namespace {
 
 template <int... kLanes>
-Vector8 Shuffle(Vector8 a, Vector8 b) {
+Vector8 Shuffle(const Vector8& a, const Vector8& b) {
   return __builtin_shufflevector(a, b, kLanes...);
 }
 

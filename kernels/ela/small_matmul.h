@@ -3,18 +3,8 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 
 namespace ela::kernels::cpu {
-
-using Vector8 = float __attribute__((vector_size(32)));
-
-inline Vector8 LoadVector(const float* x) {
-  Vector8 v;
-  std::memcpy(&v, x, sizeof v);
-  return v;
-}
-inline void StoreVector(float* x, Vector8 v) { std::memcpy(x, &v, sizeof v); }
 
 /// c [m, n] = a [m, k] b [k, n], or += if `accumulate`; rows of lda, ldb, ldc. n is a multiple
 /// of 8.
