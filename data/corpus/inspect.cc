@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "data/shards/checksums.h"
 #include "data/shards/mapped_file.h"
 #include "data/shards/shard_reader.h"
 #include "data/tokenizer.h"
@@ -15,28 +16,6 @@
 
 namespace ela::data {
 namespace {
-
-// What one block of a file hashes to, against what the sidecar says.
-void CheckFile(const std::string& path, const MappedFile& file, const FileChecksums& expected,
-               VerifyResult* result) {
-  BlockHasher hasher;
-  hasher.Add(file.view());
-  const FileChecksums found = hasher.Finish();
-  result->checked_bytes += file.size();
-  if (found.xxh3.size() != expected.xxh3.size()) {
-    result->problems.push_back(absl::StrCat(path, ": ", found.xxh3.size(),
-                                            " blocks, the sidecar has ", expected.xxh3.size()));
-    return;
-  }
-  for (size_t b = 0; b < found.xxh3.size(); ++b) {
-    if (found.xxh3[b] == expected.xxh3[b]) continue;
-    const int64_t begin = static_cast<int64_t>(b) * kChecksumBlockBytes;
-    const int64_t end = std::min(begin + kChecksumBlockBytes, file.size());
-    result->problems.push_back(absl::StrCat(path, ": bytes ", begin, " to ", end,
-                                            " are damaged: checksum ", found.xxh3[b], ", expected ",
-                                            expected.xxh3[b]));
-  }
-}
 
 // Ids in range, and documents that end as they should.
 void CheckTokens(const ShardReader& shard, VerifyResult* result) {
@@ -138,8 +117,9 @@ absl::StatusOr<VerifyResult> Verify(const std::string& prefix) {
   if (!index.ok()) result.problems.emplace_back(index.message());
   if (shard->sidecar().has_value()) {
     result.checksums = true;
-    CheckFile(shard->idx_path(), shard->idx(), shard->sidecar()->idx, &result);
-    CheckFile(shard->bin_path(), shard->bin(), shard->sidecar()->bin, &result);
+    for (std::string& damaged : DamagedBlocks(*shard))
+      result.problems.push_back(std::move(damaged));
+    result.checked_bytes += shard->idx().size() + shard->bin().size();
   }
   if (result.problems.empty()) CheckTokens(*shard, &result);
   const std::string path = TokenizerBeside(prefix);

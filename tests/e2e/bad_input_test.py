@@ -132,6 +132,13 @@ class BadInput(harness.TestCase):
         tokens.write_bytes(tokens.read_bytes()[:-100])
         self.fails_for_good(job_file, "c.train")
 
+    def test_shards_whose_tokens_are_damaged(self):
+        job_file, folder = self.copied_corpus()
+        with open(folder / "c.train.bin", "r+b") as tokens:
+            tokens.seek(1000)
+            tokens.write(bytes(64))
+        self.fails_for_good(job_file, "c.train.bin", "are damaged", "ela data build")
+
     def test_shards_that_are_not_there(self):
         service = self.coordinator()
         done = service.ela("submit", "-f", self.job_file(), "--set", "data.validation=/nowhere/x")

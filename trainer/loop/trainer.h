@@ -67,6 +67,7 @@ class Trainer {
   absl::Status PrepareFolder();
   absl::Status CheckMemory();
   absl::Status OpenData();
+  absl::Status CheckSources(const std::vector<data::Source>& sources);
   absl::Status BuildModel();
   absl::Status MeetCoordinator();
   absl::Status CheckResumable(const v1::StepManifest& manifest);

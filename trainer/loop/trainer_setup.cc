@@ -9,6 +9,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "data/shards/checksums.h"
+#include "data/shards/shard_reader.h"
 #include "data/tokenizer.h"
 #include "proto/job/job_file.h"
 #include "proto/job/plan.h"
@@ -21,6 +23,8 @@
 
 namespace ela::trainer {
 namespace {
+
+constexpr double kGiB = 1 << 30;
 
 absl::StatusOr<std::shared_ptr<spdlog::logger>> OpenLog(const std::string& path, bool on_stderr) {
   try {
@@ -111,7 +115,6 @@ absl::Status Trainer::CheckMemory() {
       on_card ? static_cast<int64_t>(options_.device->free_bytes()) : AvailableMemory();
   absl::Status mine;
   if (available > 0 && needed > available) {
-    constexpr double kGiB = 1 << 30;
     mine = absl::InvalidArgumentError(absl::StrFormat(
         "the job needs %.2f GiB on this %s (%d ranks of %.2f GiB), %.2f GiB are available: "
         "lower training.micro_batch_size or data.seq_len, set training.recompute: true, or use "
@@ -126,6 +129,24 @@ absl::Status Trainer::CheckMemory() {
   return AgreeOk(*world_, mine);
 }
 
+// Damaged tokens train without a word: what a few seconds can read is read, each rank its share.
+absl::Status Trainer::CheckSources(const std::vector<data::Source>& sources) {
+  constexpr int64_t kMostBytes = int64_t{4} << 30;
+  std::vector<std::string> prefixes;
+  int64_t bytes = 0;
+  for (const data::Source& source : sources) {
+    ELA_ASSIGN_OR_RETURN(const auto shard, data::ShardReader::Open(source.prefix));
+    prefixes.push_back(source.prefix);
+    bytes += shard->bin().size() + shard->idx().size();
+  }
+  if (bytes / world_->size() > kMostBytes) {
+    log_->info("{:.0f} GiB of shards are not compared with their checksums: ela data verify does",
+               static_cast<double>(bytes) / kGiB);
+    return absl::OkStatus();
+  }
+  return data::CheckShards(prefixes, world_->rank(), world_->size());
+}
+
 absl::Status Trainer::OpenData() {
   const auto open = [this]() -> absl::Status {
     ELA_ASSIGN_OR_RETURN(tokenizer_hash_, CheckTokenizer(spec()));
@@ -134,13 +155,14 @@ absl::Status Trainer::OpenData() {
       options.sources.push_back({source.path(), source.weight()});
     }
     ELA_ASSIGN_OR_RETURN(loader_, data::Loader::Open(options));
+    ELA_RETURN_IF_ERROR(CheckSources(options.sources));
     if (spec().data().validation().empty() || spec().training().eval_every() == 0) {
       return absl::OkStatus();
     }
     options.sources = {{spec().data().validation(), 1}};
     options.shuffle = false;
     ELA_ASSIGN_OR_RETURN(eval_loader_, data::Loader::Open(options));
-    return absl::OkStatus();
+    return CheckSources(options.sources);
   };
   ELA_RETURN_IF_ERROR(AgreeOk(*world_, open()));
   const auto stream = [this](const data::Loader* loader, uint64_t mask_seed) {
