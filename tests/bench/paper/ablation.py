@@ -10,7 +10,8 @@ trained again. Losses of a bidirectional lobe under next_token leak their target
 and mean nothing as a language model's.
 
   quick   4 layers of width 128, BPE 2000, 1.2M tokens seen: minutes a variant on two cores
-  paper   the paper's sizes and budget (V 6400, d 256, 451,500 tokens, 10 epochs of batch 20 x 128)
+  paper   the paper's sizes and as many steps as its 10 epochs of 451,500 tokens have (V 6400, d 256,
+          batch 20 x 128)
 """
 
 import argparse
@@ -155,7 +156,7 @@ def draw(results, path):
         return
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 5.2), sharey=True)
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.6), sharey=True)
     colours = pyplot.get_cmap("tab20").colors
     for (name, r), colour in zip(results.items(), colours):
         style = dict(color=colour, lw=1.4, ls=":" if r["leaks"] else "-")
@@ -167,9 +168,9 @@ def draw(results, path):
     for axis in (left, right):
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="center left", bbox_to_anchor=(0.76, 0.5), frameon=False, fontsize=8)
-    figure.subplots_adjust(left=0.06, right=0.75, wspace=0.08)
-    figure.savefig(path, dpi=110)
+    figure.legend(loc="center left", bbox_to_anchor=(0.91, 0.5), frameon=False, fontsize=8)
+    figure.subplots_adjust(wspace=0.08)
+    figure.savefig(path, dpi=90, bbox_inches="tight")
 
 
 def main():
