@@ -157,8 +157,9 @@ def card(programs, work):
     print_differences({"card - CPU, fp32": (runs["fp32"], fp32),
                        "card - CPU, bf16": (runs["bf16"], curve_of(work, "bf16"))})
     print("controls, on the CPU in fp32:")
-    print_differences({"two ranks": (curve_of(work, "two_ranks"), fp32),
-                       "lr + 1e-6": (curve_of(work, "lr"), fp32)})
+    controls = {"two ranks": "two_ranks", "lr + 1e-6": "lr"}
+    print_differences({title: (curve_of(work, name), fp32) for title, name in controls.items()
+                       if (work / f"cpu_{name}.json").exists()})
     for key in ("loss", "grad_norm"):
         off = relative(runs["fp32"][1][key], fp32[1][key])
         if not off <= FIRST_STEP:
