@@ -10,8 +10,8 @@ trained again. Losses of a bidirectional lobe under next_token leak their target
 and mean nothing as a language model's.
 
   quick   4 layers of width 128, BPE 2000, 1.2M tokens seen: minutes a variant on two cores
-  paper   the paper's sizes and as many steps as its 10 epochs of 451,500 tokens have (V 6400, d 256,
-          batch 20 x 128)
+  paper   the paper's sizes and as many steps as its 10 epochs of 451,500 tokens have (V 6400,
+          d 256, batch 20 x 128)
 """
 
 import argparse
