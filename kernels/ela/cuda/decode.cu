@@ -18,8 +18,7 @@ struct DecodeArgs {
   StateLayout layout;
   FeatureMap kernel;
   int heads, dim;
-  float log_decay[64];  // [heads] if heads <= 64, else per_head
-  const float* per_head;
+  HeadDecay decay;
 };
 
 struct Shared {
@@ -148,10 +147,8 @@ __global__ void __launch_bounds__(kThreads, 4) Decode(const __grid_constant__ De
     if (threadIdx.x % 32 == 0) sh.norm[warp] = norm;
   }
   __syncthreads();
-  RunFeatures(p, q, k, p.per_head != nullptr ? p.per_head[head] : p.log_decay[head], state, &sh);
-  if (threadIdx.x == 0) {
-    state[l.shift] += p.per_head != nullptr ? p.per_head[head] : p.log_decay[head];
-  }
+  RunFeatures(p, q, k, p.decay[head], state, &sh);
+  if (threadIdx.x == 0) state[l.shift] += p.decay[head];
   float sum[kVector] = {}, value[kVector] = {};
   for (int j = 0; j < kVector && column + j < width; ++j) value[j] = ToFloat(v[column + j]);
   __syncthreads();
@@ -197,13 +194,7 @@ void LaunchDecode(const Context& ctx, DType dtype, const Tensor& y, float* state
   p.heads = static_cast<int>(config.num_heads);
   p.dim = static_cast<int>(config.head_dim);
   ELA_CHECK(p.layout.features <= kMaxFeatures, "head_dim %d", p.dim);
-  if (config.num_heads > 64) {
-    p.per_head = Upload(ctx, ScanPlan(), Spans(), config).log_decay;
-  } else {
-    for (size_t h = 0; h < config.log_decay.size(); ++h) {
-      p.log_decay[h] = static_cast<float>(config.log_decay[h]);
-    }
-  }
+  p.decay = HeadDecayOf(ctx, config);
   if (dtype == DType::kBf16) {
     Launch<__nv_bfloat16>(ctx, p, q.dim(0));
   } else {

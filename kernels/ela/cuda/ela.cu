@@ -263,7 +263,12 @@ void ElaBackward(const Context& ctx, Tensor dq, Tensor dk, Tensor dv, Tensor dy,
 void ElaDecode(const Context& ctx, Tensor y, Tensor state, Tensor q, Tensor k, Tensor v,
                const ElaConfig& config) {
   CheckDims(config);
-  LaunchDecode(ctx, q.dtype(), y, state.as<float>(), q, k, v, config);
+  auto* states = state.as<float>();
+  if (HopperApplies(ctx, config, {y, q, k, v}) && reinterpret_cast<uintptr_t>(states) % 16 == 0) {
+    RunHopperDecode(ctx, y, states, q, k, v, config);
+  } else {
+    LaunchDecode(ctx, q.dtype(), y, states, q, k, v, config);
+  }
 }
 
 }  // namespace ela::kernels::cuda

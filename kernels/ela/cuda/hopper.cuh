@@ -98,6 +98,30 @@ __device__ inline void LoadPanel(const CUtensorMap* map, uint64_t* barrier, void
       : "memory");
 }
 
+/// `bytes` of contiguous memory, a multiple of 16 as both addresses are.
+__device__ inline void LoadBulk(void* to, const void* from, int bytes, uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(SharedAddress(to)),
+      "l"(__cvta_generic_to_global(from)), "r"(bytes), "r"(SharedAddress(barrier))
+      : "memory");
+}
+__device__ inline void StoreBulk(void* to, const void* from, int bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(
+                   __cvta_generic_to_global(to)),
+               "r"(SharedAddress(from)), "r"(bytes)
+               : "memory");
+}
+/// Ends a group of this thread's stores.
+__device__ inline void CommitStores() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+/// Until all but the last kPending groups have left shared memory.
+template <int kPending>
+__device__ inline void WaitStoresRead() {
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kPending) : "memory");
+}
+/// Until all groups are in global memory.
+__device__ inline void WaitStores() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+
 /// Orders this thread's ordinary writes to shared memory before later reads by tensor cores and
 /// the copy engine.
 __device__ inline void FenceProxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }

@@ -48,4 +48,8 @@ struct HopperBackward {
 void RunHopperBackward(const Context& ctx, const HopperBackward& op, const ElaConfig& config,
                        const Spans& spans);
 
+/// One token of each of B sequences; states [B, H, size] at a multiple of 16 bytes.
+void RunHopperDecode(const Context& ctx, const Tensor& y, float* states, const Tensor& q,
+                     const Tensor& k, const Tensor& v, const ElaConfig& config);
+
 }  // namespace ela::kernels::cuda

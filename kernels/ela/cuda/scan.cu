@@ -130,6 +130,18 @@ DevicePlan Upload(const Context& ctx, const ScanPlan& plan, const Spans& spans,
   return result;
 }
 
+HeadDecay HeadDecayOf(const Context& ctx, const ElaConfig& config) {
+  HeadDecay decay = {};
+  if (config.num_heads > 64) {
+    decay.many = Upload(ctx, ScanPlan(), Spans(), config).log_decay;
+  } else {
+    for (size_t h = 0; h < config.log_decay.size(); ++h) {
+      decay.few[h] = static_cast<float>(config.log_decay[h]);
+    }
+  }
+  return decay;
+}
+
 void FoldChains(const Context& ctx, const DevicePlan& plan, const ElaConfig& config,
                 const FoldRequest& request) {
   if (plan.num_chains == 0) return;

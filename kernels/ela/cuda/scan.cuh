@@ -74,6 +74,17 @@ struct DevicePlan {
 DevicePlan Upload(const Context& ctx, const ScanPlan& plan, const Spans& spans,
                   const ElaConfig& config);
 
+/// Log decay of each head as part of a kernel's parameters.
+struct HeadDecay {
+  float few[64];      // of at most 64 heads
+  const float* many;  // of more, or null
+#ifdef __CUDACC__
+  __device__ float operator[](int head) const { return many != nullptr ? many[head] : few[head]; }
+#endif
+};
+/// Memory for many heads is taken from ctx.scratch.
+HeadDecay HeadDecayOf(const Context& ctx, const ElaConfig& config);
+
 /// states [slots, H, size]: tails of the segments on entry. Exclusive: each becomes the fold of the
 /// edge state and the segments scanned before it; else the chain's first slot becomes the total.
 /// The edge states [B, H, size] (null: identity) enter before (in scan order) and, for totals,

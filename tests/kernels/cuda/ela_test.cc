@@ -291,6 +291,41 @@ TEST_F(Ela, DecodeGoesOnFromAPrompt) {
   }
 }
 
+/// Row i of every sequence of `length` rows.
+std::vector<double> RowOfEach(const std::vector<double>& x, int64_t i, int64_t length,
+                              int64_t width) {
+  std::vector<double> rows;
+  for (int64_t at = i * width; at < static_cast<int64_t>(x.size()); at += length * width) {
+    rows.insert(rows.end(), x.begin() + at, x.begin() + at + width);
+  }
+  return rows;
+}
+
+// So many states that every block takes several in turn.
+TEST_F(Ela, DecodesManySequences) {
+  const int64_t tokens = 3, heads = 2;
+  for (const int64_t dim : {64, 128}) {
+    const int64_t sequences = dim == 64 ? 1000 : 300, keys = heads * dim;
+    const ElaConfig config = Config(FeatureMap::kHadamardExp, heads, dim, true, true);
+    const Attention a = MakeAttention(
+        config, MakeSpans(std::vector<int64_t>(static_cast<size_t>(sequences), tokens), false),
+        Family::kNormal, 13, [](double x) { return RoundTo(DType::kBf16, x); });
+    CudaContext ctx;
+    DeviceBuffer state(DType::kF32, sequences, ElaStateSize(config));
+    cuda::ElaStateIdentity(ctx, state.tensor(), config);
+    for (int64_t i = 0; i < tokens; ++i) {
+      const auto row = [&](const std::vector<double>& x) { return RowOfEach(x, i, tokens, keys); };
+      DeviceBuffer q(DType::kBf16, sequences, keys, keys + 8), k(DType::kBf16, sequences, keys);
+      DeviceBuffer v(DType::kBf16, sequences, keys), y(DType::kBf16, sequences, keys, keys + 16);
+      q.Set(row(a.q)), k.Set(row(a.k)), v.Set(row(a.v));
+      cuda::ElaDecode(ctx, y.Heads(heads), state.tensor(), q.Heads(heads), k.Heads(heads),
+                      v.Heads(heads), config);
+      ctx.Synchronize();
+      EXPECT_LE(RmsError(y.Get(), row(a.y), row(a.y_size)), 3e-3) << dim << " at " << i;
+    }
+  }
+}
+
 TEST_F(Ela, SameResultTwice) {
   for (const DType dtype : {DType::kF32, DType::kBf16}) {
     const ElaConfig config = Config(FeatureMap::kHadamardExp, 2, 64, true);
