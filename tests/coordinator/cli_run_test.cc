@@ -62,7 +62,7 @@ TEST_F(CliTest, SubmitPrintsTheIdAndSendsTheJobAsWritten) {
   EXPECT_EQ(outcome.out, "j-0123456789ab\n");
   EXPECT_THAT(outcome.err, HasSubstr("ela watch j-0123456789ab"));
   EXPECT_EQ(coordinator_.submitted.client_key(), "k1");
-  EXPECT_EQ(coordinator_.submitted.source_dir(), "/work");
+  EXPECT_EQ(coordinator_.submitted.source_dir(), "/home/ada");
   EXPECT_EQ(coordinator_.submitted.job().spec().training().steps(), 20);
   EXPECT_FALSE(coordinator_.submitted.job().spec().model().has_vocab_size());
 }
@@ -289,7 +289,7 @@ TEST_F(CliTest, ValidateWorksWithoutACoordinator) {
   const Outcome yaml = cli_.Run({"validate", "-f", "-"});
   EXPECT_EQ(yaml.code, kDone) << yaml.err;
   EXPECT_THAT(yaml.out, HasSubstr("vocab_size: 6400"));
-  EXPECT_THAT(yaml.out, HasSubstr("path: /work/shards"));
+  EXPECT_THAT(yaml.out, HasSubstr("path: /home/ada/shards"));
   EXPECT_THAT(yaml.err, HasSubstr("5,837,840 parameters"));
   EXPECT_THAT(yaml.err, HasSubstr("activations"));
   cli_.Type(kJob);

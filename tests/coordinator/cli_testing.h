@@ -161,7 +161,7 @@ class Cli {
     io_.now_unix_ms = [] { return int64_t{1'700'000'100'000}; };
     io_.env = [this](const char* name) { return env.count(name) ? env[name] : std::string(); };
     io_.interrupted = &interrupted;
-    io_.working_dir = "/work";
+    io_.working_dir = "/home/ada";
     io_.program_dir = "/nowhere";
     io_.exec = [this](const std::string& path, const std::vector<std::string>& argv) {
       executed = argv;

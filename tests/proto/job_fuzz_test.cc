@@ -57,7 +57,7 @@ void CheckOne(const std::string& text) {
     EXPECT_EQ(job.status().message().find('\n'), absl::string_view::npos) << job.status();
     return;
   }
-  const v1::TrainingJob resolved = Resolve(*job, "/work");
+  const v1::TrainingJob resolved = Resolve(*job, "/home/ada");
   if (Validate(resolved).empty()) PlanMemory(resolved);
   const auto again = ParseJob(ToYaml(*job), "again.yaml");
   ASSERT_TRUE(again.ok()) << again.status() << "\n" << text;

@@ -22,7 +22,7 @@ v1::TrainingJob With(std::initializer_list<const char*> assignments) {
     const absl::Status status = ApplySet(assignment, &job);
     EXPECT_TRUE(status.ok()) << status;
   }
-  return Resolve(job, "/work");
+  return Resolve(job, "/home/ada");
 }
 
 std::vector<std::string> ProblemsWith(std::initializer_list<const char*> assignments) {
@@ -78,7 +78,7 @@ TEST(Resolve, IsIdempotent) {
   for (const char* preset : {"paper", "recommended"}) {
     v1::TrainingJob job = SmallJob();
     ASSERT_TRUE(ApplySet(std::string("model.preset=") + preset, &job).ok());
-    const v1::TrainingJob once = Resolve(job, "/work");
+    const v1::TrainingJob once = Resolve(job, "/home/ada");
     EXPECT_TRUE(MessageDifferencer::Equals(once, Resolve(once, "/elsewhere")));
   }
 }
@@ -91,10 +91,10 @@ TEST(Resolve, DerivesRanksAndMicroBatch) {
 
 TEST(Resolve, MakesRelativePathsAbsolute) {
   const v1::TrainingJob job = With({"data.validation=../v", "checkpoint.path=ckpt"});
-  EXPECT_EQ(job.spec().data().train(0).path(), "/work/data/a");
+  EXPECT_EQ(job.spec().data().train(0).path(), "/home/ada/data/a");
   EXPECT_EQ(job.spec().data().train(1).path(), "/data/b");
-  EXPECT_EQ(job.spec().data().validation(), "/v");
-  EXPECT_EQ(job.spec().checkpoint().path(), "/work/ckpt");
+  EXPECT_EQ(job.spec().data().validation(), "/home/v");
+  EXPECT_EQ(job.spec().checkpoint().path(), "/home/ada/ckpt");
   EXPECT_FALSE(job.spec().training().has_init_from());
 }
 
