@@ -69,6 +69,10 @@ absl::Status Trainer::StartFresh() {
   const auto seed = static_cast<uint64_t>(spec().training().seed());
   if (from.empty()) {
     log_->info("fresh weights, seed {}", seed);
+    if (spec().training().train_only() == v1::TRAIN_ONLY_MEMORY_LOBE) {
+      log_->warn(
+          "training.train_only: memory_lobe without training.init_from: the frozen base is random");
+    }
     return optimizer_->Fill(layer_.ctx, InitialSource(layers, seed));
   }
   auto reader = checkpoints::OpenCheckpoint(from);
