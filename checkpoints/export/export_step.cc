@@ -53,6 +53,10 @@ absl::Status AppendTensor(StepReader* reader, const job::ParameterInfo& paramete
   return absl::OkStatus();
 }
 
+bool HasDocumentMask(const v1::DataSpec& data) {
+  return !data.has_document_mask() || data.document_mask();
+}
+
 std::map<std::string, std::string> MetadataOf(const v1::StepManifest& manifest,
                                               const v1::TrainingJob& job, bool lobe_only) {
   std::map<std::string, std::string> metadata = {
@@ -61,7 +65,8 @@ std::map<std::string, std::string> MetadataOf(const v1::StepManifest& manifest,
       {kTokensKey, absl::StrCat(manifest.state().tokens())},
       {kJobKey, manifest.job()},
       {kCodeVersionKey, manifest.code_version()},
-      {kObjectiveKey, kNextToken}};
+      {kObjectiveKey, kNextToken},
+      {kDocumentMaskKey, HasDocumentMask(job.spec().data()) ? "true" : "false"}};
   if (job.spec().training().objective() == v1::OBJECTIVE_MASKED_TOKEN) {
     metadata[kObjectiveKey] = kMaskedToken;
   }

@@ -89,6 +89,8 @@ v1::TrainingJob JobOfFolder(const std::string& path, const SafetensorsSet& file,
   if (MetadataOr(file, kObjectiveKey) == kMaskedToken) {
     job.mutable_spec()->mutable_training()->set_objective(v1::OBJECTIVE_MASKED_TOKEN);
   }
+  job.mutable_spec()->mutable_data()->set_document_mask(MetadataOr(file, kDocumentMaskKey) !=
+                                                        "false");
   for (const char* name : kTokenizerNames) {
     const std::string tokenizer = absl::StrCat(path, "/", name);
     if (kv::Exists(tokenizer)) job.mutable_spec()->mutable_tokenizer()->set_path(tokenizer);

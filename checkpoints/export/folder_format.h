@@ -15,6 +15,7 @@ inline constexpr char kOnlyKey[] = "ela.only";  // "memory_lobe": nothing but th
 inline constexpr char kObjectiveKey[] = "ela.objective";
 inline constexpr char kNextToken[] = "next_token";
 inline constexpr char kMaskedToken[] = "masked_token";
+inline constexpr char kDocumentMaskKey[] = "ela.document_mask";  // data.document_mask
 inline constexpr char kStepKey[] = "ela.step";
 inline constexpr char kTokensKey[] = "ela.tokens";
 inline constexpr char kJobKey[] = "ela.job";
