@@ -104,6 +104,7 @@ class Rank {
         model_(job.spec().model()),
         documents_(documents),
         mesh_(mesh),
+        divisor_(passes.divisor),
         out_(out),
         out_mutex_(out_mutex),
         layer_(
@@ -125,7 +126,7 @@ class Rank {
     store_.ZeroGrads();
     int64_t targets = rows_.valid_targets();
     ELA_RETURN_IF_ERROR(AllReduceSum(mesh_.world(), &targets, 1));
-    const double scale = 1.0 / static_cast<double>(targets);
+    const double scale = 1.0 / static_cast<double>(divisor_ > 0 ? divisor_ : targets);
     RoutingStatistics routing(model_.num_layers(), model_.moe().num_experts());
     ELA_RETURN_IF_ERROR(decoder_.Forward(layer_, rows_, &routing));
     GiveFeatures();
@@ -193,6 +194,7 @@ class Rank {
   const v1::ModelSpec& model_;
   const Documents& documents_;
   const Mesh& mesh_;
+  int64_t divisor_;
   Outcome* out_;
   std::mutex* out_mutex_;
   kernels::Arena scratch_, saved_;

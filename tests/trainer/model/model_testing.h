@@ -44,6 +44,7 @@ struct Passes {
   MeshSizes mesh;
   int num_threads = 1;
   bool backward = true;
+  int64_t divisor = 0;  // of the loss sum; 0: the valid targets
 };
 
 /// Of the global batch. The loss is the mean over the valid targets, and a fixed linear function of

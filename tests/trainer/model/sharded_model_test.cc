@@ -81,22 +81,24 @@ void ExpectSameOnEveryMesh(Backend backend, double tolerance, const std::vector<
   }
 }
 
+const std::vector<MeshSizes> kShards = {{1, 2, 1}, {1, 3, 1}, {1, 4, 1}, {1, 8, 1}};
+
 TEST(SequenceSharded, IsTheWholeSequenceInDouble) {
-  ExpectSameOnEveryMesh(Backend::kReference, kDouble, {{1, 2, 1}, {1, 3, 1}, {1, 4, 1}}, Layouts());
+  ExpectSameOnEveryMesh(Backend::kReference, kDouble, kShards, Layouts());
 }
 
 TEST(SequenceSharded, IsTheWholeSequenceInFloat) {
-  ExpectSameOnEveryMesh(Backend::kCpu, kFloat, {{1, 2, 1}, {1, 3, 1}, {1, 4, 1}}, Layouts());
+  ExpectSameOnEveryMesh(Backend::kCpu, kFloat, kShards, Layouts());
 }
 
 TEST(SequenceSharded, IsTheWholeSequenceForEveryKernelInDouble) {
-  ExpectSameOnEveryMesh(Backend::kReference, kDouble, {{1, 1, 1}, {1, 2, 1}, {1, 3, 1}, {1, 4, 1}},
-                        {Layouts()[0], Layouts()[1]}, EveryKernel());
+  ExpectSameOnEveryMesh(Backend::kReference, kDouble, kShards, {Layouts()[0], Layouts()[1]},
+                        EveryKernel());
 }
 
 TEST(SequenceSharded, IsTheWholeSequenceForEveryKernelInFloat) {
-  ExpectSameOnEveryMesh(Backend::kCpu, kFloat, {{1, 1, 1}, {1, 2, 1}, {1, 3, 1}, {1, 4, 1}},
-                        {Layouts()[0], Layouts()[1]}, EveryKernel());
+  ExpectSameOnEveryMesh(Backend::kCpu, kFloat, kShards, {Layouts()[0], Layouts()[1]},
+                        EveryKernel());
 }
 
 TEST(Mesh, EveryFactorisationOfFourRanksIsOneRank) {
