@@ -101,6 +101,7 @@ absl::StatusOr<std::vector<int32_t>> ParseIds(const std::string& line, int64_t n
 
 absl::Status Score(const Options& options) {
   ELA_ASSIGN_OR_RETURN(const std::unique_ptr<LoadedModel> model, Load(options));
+  ELA_RETURN_IF_ERROR(CheckScores(*model));
   ELA_ASSIGN_OR_RETURN(const std::string text, ReadFile(options, options.tokens_file));
   std::istringstream lines(text);
   int64_t number = 0;
@@ -146,18 +147,26 @@ absl::Status Eval(const Options& options) {
   return absl::OkStatus();
 }
 
-void TellSpeed(const Generation& g, int64_t samples) {
+std::string Kib(int64_t bytes) {
+  return absl::StrFormat("%.1f KiB", static_cast<double>(bytes) / 1024);
+}
+
+void TellSpeed(const Generation& g) {
+  std::string memory;
+  if (g.state_bytes > 0) absl::StrAppend(&memory, "; state ", Kib(g.state_bytes), " at any length");
+  if (g.cache_bytes > 0)
+    absl::StrAppend(&memory, "; key-value caches ", Kib(g.cache_bytes), " so far");
   absl::FPrintF(stderr,
-                "prompt %d tokens in %.2f s; %d tokens at %.0f tok/s; state %.1f KiB at any length "
-                "(key-value caches in every layer: %.1f KiB)\n",
+                "prompt %d tokens in %.2f s; %d tokens at %.0f tok/s%s (key-value caches in every "
+                "layer: %s)\n",
                 g.prompt_tokens, g.prefill_seconds, g.decoded_tokens,
-                static_cast<double>(g.decoded_tokens) / std::max(g.decode_seconds, 1e-9),
-                static_cast<double>(g.state_bytes) / 1024,
-                static_cast<double>(g.softmax_bytes) / 1024);
+                static_cast<double>(g.decoded_tokens) / std::max(g.decode_seconds, 1e-9), memory,
+                Kib(g.softmax_bytes));
 }
 
 absl::Status GenerateText(const Options& options) {
   ELA_ASSIGN_OR_RETURN(const std::unique_ptr<LoadedModel> model, Load(options));
+  ELA_RETURN_IF_ERROR(CheckGenerates(*model));  // before the prompt is shown
   ELA_ASSIGN_OR_RETURN(const data::Tokenizer* tokenizer, model->tokenizer());
   std::vector<int32_t> prompt = tokenizer->Encode(options.prompt);
   if (prompt.empty()) prompt = {tokenizer->end_of_document()};
@@ -181,7 +190,7 @@ absl::Status GenerateText(const Options& options) {
       std::cout << "--- sample " << i + 1 << "\n" << options.prompt << text << "\n";
     }
   }
-  if (!options.quiet) TellSpeed(result, options.generate.samples);
+  if (!options.quiet) TellSpeed(result);
   return absl::OkStatus();
 }
 
@@ -238,6 +247,7 @@ absl::Status Experts(const Options& options) {
           &drawn, "  %s %.0f%%", Visible(tokenizer->Decode({token.id})),
           100.0 * static_cast<double>(token.drawn) / static_cast<double>(token.seen));
     }
+    if (drawn.empty()) drawn = "  (no token)";
     std::cout << absl::StrFormat("%5d  %6d  %4.0f%%%s\n", profile.layer, profile.expert,
                                  100 * profile.load, drawn);
   }

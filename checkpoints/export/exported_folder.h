@@ -16,9 +16,9 @@ namespace ela::checkpoints {
 bool IsExportedFolder(const std::string& path);
 
 /// The folder as a step: tensors "model/<name>" in f32 (bf16, f16 and f64 files are converted), a
-/// job with the model section, the objective and the tokenizer. Errors: NotFound, InvalidArgument
-/// (no model, or config.json and the tensors do not agree: names the first tensor). Reading it
-/// checks the files' hashes, if they have any: DataLoss.
+/// job with the model section, the objective, the document mask and the tokenizer. Errors:
+/// NotFound, InvalidArgument (no model, or config.json and the tensors do not agree: names the
+/// first tensor). Reading it checks the files' hashes, if they have any: DataLoss.
 absl::StatusOr<std::unique_ptr<StepReader>> OpenExportedFolder(const std::string& path);
 
 /// Of the parameters of a model, those of the Memory Lobes.

@@ -49,6 +49,18 @@ double Keyness(const DrawnToken& token, double share) {
          std::log(static_cast<double>(token.drawn) / static_cast<double>(token.seen) / share);
 }
 
+// The characteristic tokens, most first. An expert that draws all tokens alike has none: the most
+// drawn then.
+void Order(double share, std::vector<DrawnToken>* drawn) {
+  const auto characteristic = [share](const DrawnToken& t) { return Keyness(t, share) > 0; };
+  const auto chance = std::stable_partition(drawn->begin(), drawn->end(), characteristic);
+  const bool any = chance != drawn->begin();
+  if (any) drawn->erase(chance, drawn->end());
+  std::stable_sort(drawn->begin(), drawn->end(), [=](const DrawnToken& a, const DrawnToken& b) {
+    return any ? Keyness(a, share) > Keyness(b, share) : a.drawn > b.drawn;
+  });
+}
+
 ExpertProfile ProfileOf(const Tallies& tallies, size_t index, int64_t experts, int64_t top_k,
                         int64_t top) {
   ExpertProfile profile;
@@ -60,14 +72,10 @@ ExpertProfile ProfileOf(const Tallies& tallies, size_t index, int64_t experts, i
   }
   const double share = static_cast<double>(profile.tokens) / static_cast<double>(tallies.tokens);
   profile.load = share / static_cast<double>(top_k);
-  auto& drawn = profile.tokens_drawn;
-  drawn.erase(std::remove_if(drawn.begin(), drawn.end(),
-                             [share](const DrawnToken& t) { return Keyness(t, share) <= 0; }),
-              drawn.end());
-  std::stable_sort(drawn.begin(), drawn.end(), [share](const DrawnToken& a, const DrawnToken& b) {
-    return Keyness(a, share) > Keyness(b, share);
-  });
-  if (static_cast<int64_t>(drawn.size()) > top) drawn.resize(static_cast<size_t>(top));
+  Order(share, &profile.tokens_drawn);
+  if (static_cast<int64_t>(profile.tokens_drawn.size()) > top) {
+    profile.tokens_drawn.resize(static_cast<size_t>(top));
+  }
   return profile;
 }
 

@@ -26,7 +26,8 @@ struct ExpertProfile {
 
 /// [N x E] profiles in order of layer and expert. Tokens are ordered by drawn x ln(share drawn /
 /// share of this expert over all tokens): often and more than chance. At most `top` of each, none
-/// that are drawn less than chance. `ids` is cut into windows of at most `window` tokens.
+/// that are drawn less than chance; the most drawn ones of an expert that draws none more than
+/// that, as one that draws every token does. `ids` is cut into windows of at most `window` tokens.
 absl::StatusOr<std::vector<ExpertProfile>> ProfileExperts(LoadedModel* model,
                                                           const std::vector<int32_t>& ids,
                                                           int64_t window, int64_t top);

@@ -13,16 +13,6 @@ using kernels::Tensor;
 
 namespace {
 
-absl::Status CheckCausal(const LoadedModel& model) {
-  if (model.causal()) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      model.leaks_future()
-          ? "the model's memory lobe is bidirectional: it saw its targets in training and cannot "
-            "generate"
-          : "the model was trained on masked tokens with bidirectional attention: it cannot "
-            "generate");
-}
-
 // Sequences under way: what each is at, and which have ended.
 class Batch {
  public:
@@ -111,10 +101,20 @@ int64_t BytesOf(const std::vector<LayerCache>& cache) {
 
 }  // namespace
 
+absl::Status CheckGenerates(const LoadedModel& model) {
+  if (model.causal()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      model.leaks_future()
+          ? "the model's memory lobe is bidirectional: it saw its targets in training and cannot "
+            "generate"
+          : "the model was trained on masked tokens with bidirectional attention: it cannot "
+            "generate");
+}
+
 absl::StatusOr<Generation> Generate(LoadedModel* model, const std::vector<int32_t>& prompt,
                                     const GenerateOptions& options,
                                     const std::function<bool(int64_t, int32_t)>& on_token) {
-  ELA_RETURN_IF_ERROR(CheckCausal(*model));
+  ELA_RETURN_IF_ERROR(CheckGenerates(*model));
   Generation out;
   out.prompt_tokens = static_cast<int64_t>(prompt.size());
   out.tokens.resize(static_cast<size_t>(options.samples));
@@ -130,7 +130,9 @@ absl::StatusOr<Generation> Generate(LoadedModel* model, const std::vector<int32_
   out.prefill_seconds = absl::ToDoubleSeconds(prefilled - begin);
   out.decode_seconds = absl::ToDoubleSeconds(absl::Now() - prefilled);
   for (const auto& tokens : out.tokens) out.decoded_tokens += static_cast<int64_t>(tokens.size());
-  out.state_bytes = BytesOf(cache);
+  // What has seen nothing holds its states already, and no key.
+  out.state_bytes = BytesOf(model->decoder().NewCache(model->context(), options.samples));
+  out.cache_bytes = BytesOf(cache) - out.state_bytes;
   const v1::ModelSpec& spec = model->spec();
   out.softmax_bytes = (out.prompt_tokens * options.samples + out.decoded_tokens) *
                       spec.num_layers() * 2 * spec.hidden_size() * int64_t{sizeof(float)};

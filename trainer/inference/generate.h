@@ -26,9 +26,13 @@ struct Generation {
   int64_t prompt_tokens = 0;
   double prefill_seconds = 0, decode_seconds = 0;
   int64_t decoded_tokens = 0;
-  int64_t state_bytes = 0;    // ELA states and key-value caches of all samples, at the end
-  int64_t softmax_bytes = 0;  // what a key-value cache in every layer would hold instead
+  int64_t state_bytes = 0;    // ELA states of all samples: the same at any length
+  int64_t cache_bytes = 0;    // key-value caches of softmax layers, of all samples, at the end
+  int64_t softmax_bytes = 0;  // what key-value caches in every layer would hold instead of both
 };
+
+/// InvalidArgument if the model cannot generate: it was trained to see what comes after a token.
+absl::Status CheckGenerates(const LoadedModel& model);
 
 /// `on_token(sample, id)` is called for each token as it is drawn; false ends the generation.
 /// InvalidArgument if the model cannot generate or the prompt holds an id out of the vocabulary.

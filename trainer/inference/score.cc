@@ -45,7 +45,15 @@ absl::StatusOr<std::unique_ptr<data::Loader>> OpenShards(const LoadedModel& mode
 
 }  // namespace
 
+absl::Status CheckScores(const LoadedModel& model) {
+  if (!model.masked()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      "the model was trained on masked tokens with bidirectional attention: it does not predict a "
+      "token from those before it; ela model eval gives its loss");
+}
+
 absl::StatusOr<Score> ScoreTokens(LoadedModel* model, const std::vector<int32_t>& ids) {
+  ELA_RETURN_IF_ERROR(CheckScores(*model));
   ELA_ASSIGN_OR_RETURN(const TokenRows rows, model->Rows(ids, /*closed=*/true));
   const LayerContext& layer = model->context();
   Decoder& decoder = model->decoder();

@@ -17,6 +17,9 @@ struct Score {
   std::vector<double> logprobs;  // [n - 1] natural logarithms, of tokens 1 .. n - 1
 };
 
+/// InvalidArgument if the model does not predict a token from those before it.
+absl::Status CheckScores(const LoadedModel& model);
+
 /// One sequence of n >= 2 tokens, one document.
 absl::StatusOr<Score> ScoreTokens(LoadedModel* model, const std::vector<int32_t>& ids);
 

@@ -71,6 +71,7 @@ TEST(ShardedInference, GeneratesWhatOneRankGenerates) {
           if (!model->last_shard()) return absl::OkStatus();
           EXPECT_EQ(generation.tokens, alone->tokens) << length << " tokens, " << ranks << " ranks";
           EXPECT_EQ(generation.state_bytes, alone->state_bytes);
+          EXPECT_EQ(generation.cache_bytes, alone->cache_bytes);
           return absl::OkStatus();
         });
         EXPECT_EQ(status, absl::OkStatus());
