@@ -148,13 +148,15 @@ class ExportTest(ExportTestCase):
         self.assertEqual(run(BIN / "ela", "checkpoint", "verify", folder).returncode, 1)
 
 
-class PyTorchTest(ExportTestCase):
-    """modeling_ela.py in float64 against ela model score in float32."""
-
+class PyTorchTestCase(ExportTestCase):
     def setUp(self):
         super().setUp()
         if run(PYTHON, "-c", "import torch").returncode != 0:
             self.skipTest("python3-torch is not installed: deploy/install-deps --tests")
+
+
+class PyTorchTest(PyTorchTestCase):
+    """modeling_ela.py in float64 against ela model score in float32."""
 
     def compare(self, *settings):
         checkpoint = self.trained("optimizer.lr=0.02", "lr_scheduler.warmup_steps=0", *settings)
