@@ -66,6 +66,12 @@ TEST_P(LossCurveOfEightRanks, IsThatOfOneRank) {
   ExpectOneCurve({"model.moe.num_experts=8", "training.steps=100"}, 100, 1e-4);
 }
 
+TEST_P(LossCurveOfEightRanks, InBf16IsThatOfOneRank) {
+  ExpectOneCurve({"model.moe.num_experts=8", "training.steps=100", "training.precision=bf16",
+                  "data.seq_len=32", "training.global_batch_size=32"},
+                 100, 2e-3);
+}
+
 TEST(LossCurve, InBf16TracksFp32) {
   const std::vector<std::string> sets = {"data.seq_len=32", "training.global_batch_size=32"};
   std::vector<std::string> bf16_sets = sets;

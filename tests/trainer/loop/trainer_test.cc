@@ -5,115 +5,15 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <fstream>
-#include <map>
-#include <nlohmann/json.hpp>
-#include <sstream>
-
-#include "checkpoints/checkpoint.h"
 #include "checkpoints/export/exported_folder.h"
-#include "data/shards/shard_writer.h"
 #include "proto/status_macros.h"
-#include "tests/checkpoints/test_folder.h"
-#include "tests/trainer/loop/training_testing.h"
-#include "trainer/inference/score.h"
-#include "trainer/parallel/local_communicator.h"
+#include "tests/trainer/loop/trainer_run.h"
 
 namespace ela::trainer {
 namespace {
 
 using testing::HasSubstr;
 using testing::Not;
-
-constexpr int64_t kVocab = 31;
-
-/// Documents of 5 to 40 tokens that follow a rule with exceptions.
-void WriteShards(const std::string& prefix, uint64_t seed, int documents) {
-  auto writer = data::ShardWriter::Create(
-      {.prefix = prefix, .vocab_size = kVocab, .tokenizer_hash = "", .end_of_document = 1});
-  ASSERT_TRUE(writer.ok()) << writer.status();
-  uint64_t h = seed;
-  const auto next = [&h] { return (h = h * 6364136223846793005u + 1442695040888963407u) >> 33; };
-  for (int d = 0; d < documents; ++d) {
-    std::vector<int32_t> ids = {static_cast<int32_t>(next() % kVocab)};
-    for (uint64_t n = 4 + next() % 36; n > 0; --n) {
-      const uint64_t ruled = 5 * static_cast<uint64_t>(ids.back()) + 3;
-      ids.push_back(static_cast<int32_t>((next() % 7 != 0 ? ruled : next()) % kVocab));
-    }
-    ASSERT_TRUE((*writer)->Add(ids, 4 * static_cast<int64_t>(ids.size())).ok());
-  }
-  ASSERT_TRUE((*writer)->Seal().ok());
-}
-
-class TrainerRun : public testing::Test {
- protected:
-  TrainerRun() {
-    WriteShards(folder_.path("train"), 1, 200);
-    WriteShards(folder_.path("held_out"), 2, 60);
-  }
-
-  ExitReport Train(std::vector<std::string> sets, const std::string& fault = "") {
-    sets.insert(sets.begin(),
-                {"data.train=[{path: " + folder_.path("train") + "}]", "training.steps=12",
-                 "data.validation=" + folder_.path("held_out"), "training.eval_batches=3"});
-    job_ = TrainingJobWith(sets);
-    const v1::ParallelismSpec& mesh = job_.spec().parallelism();
-    ExitReport report;
-    const absl::Status status = RunLocalRanks(
-        static_cast<int>(mesh.data() * mesh.sequence()), [&](Communicator& world) -> absl::Status {
-          TrainerOptions options;
-          options.run_dir = folder_.path("run");
-          options.metrics_address = "";
-          options.progress = false;
-          options.fault = fault;
-          const ExitReport mine = Trainer(job_, options, &world).Run();
-          if (world.rank() == 0) report = mine;
-          return absl::OkStatus();
-        });
-    EXPECT_TRUE(status.ok()) << status;
-    ReadMetrics();
-    return report;
-  }
-
-  void ReadMetrics() {
-    steps_.clear();
-    evals_.clear();
-    std::ifstream in(folder_.path("run/metrics.jsonl"));
-    for (std::string line; std::getline(in, line);) {
-      const auto json = nlohmann::json::parse(line);
-      (json.contains("eval_loss") ? evals_ : steps_).push_back(json);
-    }
-  }
-
-  v1::TrainerState State() const {
-    const auto reader = checkpoints::OpenCheckpoint(folder_.path("run/checkpoints"));
-    EXPECT_TRUE(reader.ok()) << reader.status();
-    return reader.ok() ? (*reader)->manifest().state() : v1::TrainerState();
-  }
-
-  std::string Log() const {
-    std::ifstream in(folder_.path("run/logs/rank-0.log"));
-    std::ostringstream text;
-    text << in.rdbuf();
-    return text.str();
-  }
-
-  /// What `ela model eval` says of the newest checkpoint over as many sequences.
-  HeldOutLoss EvaluateCheckpoint() const {
-    auto model = LoadedModel::Load(folder_.path("run"), "", 1);
-    EXPECT_TRUE(model.ok()) << model.status();
-    if (!model.ok()) return {};
-    const v1::TrainingSpec& t = job_.spec().training();
-    auto loss = EvaluateShards(model->get(), folder_.path("held_out"), job_.spec().data().seq_len(),
-                               t.eval_batches() * t.global_batch_size(), nullptr);
-    EXPECT_TRUE(loss.ok()) << loss.status();
-    return loss.ok() ? *loss : HeldOutLoss();
-  }
-
-  const checkpoints::TestFolder folder_{checkpoints::FastFolder()};
-  v1::TrainingJob job_;
-  std::vector<nlohmann::json> steps_, evals_;  // lines of metrics.jsonl
-};
 
 TEST_F(TrainerRun, EvaluatesAsACheckpointOfTheStepIsEvaluated) {
   const std::vector<std::string> variants[] = {
