@@ -67,12 +67,12 @@ class ModelTest(ExportTestCase):
         self.train(ROOT / "deploy/jobs/demo.yaml", run_dir, *words, ranks=1)
         curve = harness.losses(run_dir)
         self.assertLess(curve[-1], curve[0] - 1)
-        text = "".join(header.read_text() for header in HEADERS)
-        profiles, _ = self.experts(run_dir, text, "--seq-len", 128)
+        profiles, _ = self.experts(run_dir, "".join(header.read_text() for header in HEADERS[::4]),
+                                   "--seq-len", 128)
         for layer in range(4):
             ratios = [4 * p["load"] for p in profiles if p["layer"] == layer]
-            # Seen: at most 0.26, at least 0.59; without the balance loss 0.76 and 0.36.
-            self.assertLess(max(ratios) - 1, 0.5, f"MaxVio of layer {layer}")
+            # Seen: at most 0.47, at least 0.45; without the balance loss 0.84 and 0.33.
+            self.assertLess(max(ratios) - 1, 0.65, f"MaxVio of layer {layer}")
             self.assertGreater(min(ratios), 0.25, f"layer {layer}")
 
     def test_a_model_of_masked_tokens_neither_scores_nor_generates(self):
