@@ -69,9 +69,7 @@ absl::Status JobTable::Persist(const Change& change, const v1::ClientKeyRecord* 
     batch.Put(EventKey(id, event.sequence()), event.SerializeAsString());
   }
   if (key != nullptr) batch.Put(ClientKey(client_key), key->SerializeAsString());
-  ELA_RETURN_IF_ERROR(store_->Write(batch));
-  if (after_persist_) after_persist_(change);
-  return absl::OkStatus();
+  return store_->Write(batch);
 }
 
 RecordPtr JobTable::Show(Change change) {

@@ -33,11 +33,6 @@ class JobTable {
   /// Called after each change and each reported step with the job's id, without locks held. Set
   /// before use.
   void SetListener(std::function<void(const std::string& id)> listener);
-  /// Called between the synced write and everything after it, by the tests that kill the process
-  /// there.
-  void SetAfterPersist(std::function<void(const Change&)> hook) {
-    after_persist_ = std::move(hook);
-  }
 
   /// What a decision returns: a change, or nothing to change, or why not.
   using Decision = absl::StatusOr<std::optional<Change>>;
@@ -87,7 +82,6 @@ class JobTable {
   kv::KeyValueStore* const store_;
   const Clock* const clock_;
   std::function<void(const std::string&)> listener_;
-  std::function<void(const Change&)> after_persist_;
 
   absl::Mutex commit_mutex_;  // one decision at a time; held during the write
   mutable absl::Mutex mutex_ ABSL_ACQUIRED_AFTER(commit_mutex_);

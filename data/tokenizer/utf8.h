@@ -47,13 +47,4 @@ inline std::string EncodeUtf8(uint32_t c) {
   return {static_cast<char>(0xF0 | c >> 18), tail(12), tail(6), tail(0)};
 }
 
-inline bool IsValidUtf8(std::string_view text) {
-  for (size_t i = 0; i < text.size();) {
-    const Utf8Char c = DecodeUtf8(text.data() + i, text.size() - i);
-    if (c.bytes == 0) return false;
-    i += static_cast<size_t>(c.bytes);
-  }
-  return true;
-}
-
 }  // namespace ela::data
