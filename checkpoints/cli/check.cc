@@ -52,7 +52,7 @@ void Tell(const std::vector<Verified>& checked, const Output& output) {
     }
     if (step.damage.empty()) {
       *output.out << "step " << manifest.step() << ": whole (" << manifest.tensors_size()
-                  << " tensors, " << HumanBytes(manifest.bytes()) << ")\n";
+                  << " tensors, " << FormatBytes(manifest.bytes()) << ")\n";
       continue;
     }
     *output.out << "step " << manifest.step() << ": DAMAGED\n";
@@ -117,7 +117,7 @@ absl::StatusOr<Difference> Compare(StepReader* left, StepReader* right,
     }
   }
   if (difference.elements > 0) {
-    difference.what = absl::StrCat(HumanCount(difference.elements), " of ", HumanCount(count),
+    difference.what = absl::StrCat(FormatCount(difference.elements), " of ", FormatCount(count),
                                    " elements differ");
   }
   return difference;

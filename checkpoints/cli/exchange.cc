@@ -23,8 +23,8 @@ absl::Status ExportCommand(const std::string& path_at_step, const ExportOptions&
   }
   *output.out << options.to << "\n";
   *output.err << "exported step " << reader->manifest().step() << ": " << result.tensors
-              << " tensors, " << HumanCount(result.parameters) << " parameters, "
-              << HumanBytes(result.bytes) << "\n";
+              << " tensors, " << FormatCount(result.parameters) << " parameters, "
+              << FormatBytes(result.bytes) << "\n";
   if (result.tokenizer.empty() && !options.lobe_only) *output.err << "without a tokenizer\n";
   return absl::OkStatus();
 }
@@ -41,7 +41,7 @@ absl::Status ImportCommand(const ImportOptions& options, const Output& output) {
   }
   *output.out << options.to << "@" << manifest.step() << "\n";
   *output.err << "imported " << manifest.tensors_size() << " tensors, "
-              << HumanBytes(manifest.bytes()) << ", without optimizer state: start from it by "
+              << FormatBytes(manifest.bytes()) << ", without optimizer state: start from it by "
               << "training.init_from\n";
   return absl::OkStatus();
 }

@@ -68,7 +68,7 @@ std::string ModelLine(const v1::StepManifest& manifest) {
   if (!job.ok()) return std::string(job.status().message());
   const v1::ModelSpec& model = job->spec().model();
   std::string line =
-      absl::StrCat(HumanCount(job::ParameterCount(model)), " parameters: ", model.num_layers(),
+      absl::StrCat(FormatCount(job::ParameterCount(model)), " parameters: ", model.num_layers(),
                    " layers, hidden size ", model.hidden_size(), ", ", model.num_attention_heads(),
                    " heads, ", model.moe().num_experts(), " experts");
   if (model.memory_lobe().enabled()) absl::StrAppend(&line, ", Memory Lobe");
@@ -94,9 +94,9 @@ absl::Status ListCommand(const std::string& path, const Output& output) {
   std::vector<std::vector<std::string>> rows;
   for (const v1::StepManifest& manifest : steps) {
     rows.push_back({absl::StrCat(manifest.step()), absl::StrCat(manifest.attempt()),
-                    HumanTime(manifest.commit_unix_ms()), HumanBytes(manifest.bytes()),
+                    FormatTime(manifest.commit_unix_ms()), FormatBytes(manifest.bytes()),
                     absl::StrCat(manifest.writers_size()), Mesh(manifest.state()),
-                    HumanCount(manifest.state().tokens())});
+                    FormatCount(manifest.state().tokens())});
   }
   *output.out << RenderTable({">STEP", ">ATTEMPT", "SAVED", ">SIZE", ">SHARDS", "MESH", ">TOKENS"},
                              rows);
@@ -114,22 +114,22 @@ absl::Status DescribeCommand(const std::string& path_at_step, const Output& outp
   const auto text = [](const std::string& value) { return value.empty() ? "-" : value; };
   *output.out << RenderPairs(
       {{"step", absl::StrCat(manifest.step(), " of attempt ", manifest.attempt())},
-       {"saved", HumanTime(manifest.commit_unix_ms())},
+       {"saved", FormatTime(manifest.commit_unix_ms())},
        {"job", text(manifest.job())},
        {"model", ModelLine(manifest)},
        {"code", text(manifest.code_version())},
        {"mesh", Mesh(state) + " (data x sequence x expert)"},
-       {"trained on", absl::StrCat(HumanCount(state.tokens()), " tokens, ",
-                                   HumanCount(state.consumed_samples()), " samples")},
+       {"trained on", absl::StrCat(FormatCount(state.tokens()), " tokens, ",
+                                   FormatCount(state.consumed_samples()), " samples")},
        {"steps skipped", absl::StrCat(state.skipped_steps())},
        {"data", text(state.data_fingerprint())},
        {"tokenizer", text(state.tokenizer_hash())},
        {"size",
-        absl::StrCat(HumanBytes(manifest.bytes()), " in ", manifest.writers_size(), " shards")}});
+        absl::StrCat(FormatBytes(manifest.bytes()), " in ", manifest.writers_size(), " shards")}});
   std::vector<std::vector<std::string>> rows;
   for (const v1::TensorRecord& tensor : manifest.tensors()) {
     rows.push_back(
-        {tensor.name(), tensor.dtype(), Shape(tensor), HumanCount(ElementCount(tensor))});
+        {tensor.name(), tensor.dtype(), Shape(tensor), FormatCount(ElementCount(tensor))});
   }
   *output.out << "\n" << RenderTable({"TENSOR", "DTYPE", "SHAPE", ">ELEMENTS"}, rows);
   return absl::OkStatus();

@@ -1,7 +1,6 @@
 #include "checkpoints/cli/text.h"
 
 #include <algorithm>
-#include <cstdio>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
@@ -14,40 +13,11 @@ std::string Pad(const std::string& text, size_t width, bool right) {
   return right ? space + text : text + space;
 }
 
-std::string Format(int64_t unix_ms, const char* format) {
-  return absl::FormatTime(format, absl::FromUnixMillis(unix_ms), absl::UTCTimeZone());
-}
-
 }  // namespace
 
-std::string HumanBytes(int64_t bytes) {
-  static constexpr const char* kUnits[] = {"KiB", "MiB", "GiB", "TiB", "PiB"};
-  if (bytes < 1024) return absl::StrCat(bytes, " B");
-  double value = static_cast<double>(bytes);
-  size_t unit = 0;
-  for (value /= 1024; value >= 1024 && unit + 1 < std::size(kUnits); ++unit) value /= 1024;
-  char text[32];
-  std::snprintf(text, sizeof(text), "%.1f %s", value, kUnits[unit]);
-  return text;
-}
-
-std::string HumanTime(int64_t unix_ms) {
-  return unix_ms == 0 ? "-" : Format(unix_ms, "%Y-%m-%d %H:%M:%S UTC");
-}
-
 std::string Isoformat(int64_t unix_ms) {
-  return unix_ms == 0 ? "" : Format(unix_ms, "%Y-%m-%dT%H:%M:%SZ");
-}
-
-std::string HumanCount(int64_t count) {
-  const std::string digits = absl::StrCat(count);
-  const size_t sign = count < 0 ? 1 : 0;
-  std::string text;
-  for (size_t i = 0; i < digits.size(); ++i) {
-    if (i > sign && (digits.size() - i) % 3 == 0) text += ',';
-    text += digits[i];
-  }
-  return text;
+  if (unix_ms == 0) return "";
+  return absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", absl::FromUnixMillis(unix_ms), absl::UTCTimeZone());
 }
 
 std::string RenderTable(const std::vector<std::string>& headers,

@@ -5,11 +5,10 @@
 #include <string>
 #include <vector>
 
+#include "proto/program/format.h"
+
 namespace ela::checkpoints {
 
-std::string HumanBytes(int64_t bytes);   // "12.3 MiB"
-std::string HumanTime(int64_t unix_ms);  // "2026-11-25 03:12:32 UTC"; "-" for 0
-std::string HumanCount(int64_t count);   // "1,234,567"
 std::string Isoformat(int64_t unix_ms);  // "2026-11-25T03:12:32Z"; empty for 0
 
 /// A header in capitals, columns two spaces apart. A header that starts with '>' is aligned to the

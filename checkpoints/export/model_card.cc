@@ -3,9 +3,9 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
-#include "checkpoints/cli/text.h"
 #include "checkpoints/export/folder_format.h"
 #include "proto/job/job_file.h"
+#include "proto/program/format.h"
 
 namespace ela::checkpoints {
 namespace {
@@ -59,9 +59,9 @@ std::string ModelCard(const v1::StepManifest& manifest, const v1::TrainingJob& j
   const bool leaks = !masked && lobe.enabled() && lobe.mode() == v1::LOBE_MODE_BIDIRECTIONAL;
   std::string text = absl::StrCat(
       "# ", manifest.job().empty() ? "Model" : manifest.job(),
-      "\n\nAn Exact Linear Attention model (arXiv 2605.18848): ", HumanCount(result.parameters),
+      "\n\nAn Exact Linear Attention model (arXiv 2605.18848): ", FormatCount(result.parameters),
       " parameters in ", options.bf16 ? "bf16" : "fp32", ", step ", manifest.step(),
-      " of its training on ", HumanCount(manifest.state().tokens()),
+      " of its training on ", FormatCount(manifest.state().tokens()),
       " tokens (objective: ", masked ? kMaskedToken : kNextToken, ").\n");
   if (leaks) {
     absl::StrAppend(&text,

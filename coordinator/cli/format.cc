@@ -2,7 +2,6 @@
 
 #include <cmath>
 #include <cstdio>
-#include <ctime>
 
 #include "proto/job/text.h"
 
@@ -14,14 +13,6 @@ std::string Print(const char* format, Args... args) {
   char buffer[96];
   std::snprintf(buffer, sizeof(buffer), format, args...);
   return buffer;
-}
-
-std::string LocalTime(int64_t unix_ms, const char* format) {
-  const std::time_t seconds = static_cast<std::time_t>(unix_ms / 1000);
-  std::tm local{};
-  localtime_r(&seconds, &local);
-  char buffer[64];
-  return std::string(buffer, std::strftime(buffer, sizeof(buffer), format, &local));
 }
 
 bool IsContinuation(char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; }
@@ -47,28 +38,6 @@ std::string FormatDuration(double seconds) {
   return Print("%lldd %lldh", total / 86400, total / 3600 % 24);
 }
 
-std::string FormatBytes(int64_t bytes) {
-  static constexpr const char* kUnits[] = {"KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
-  if (bytes < 1024) return Print("%lld B", static_cast<long long>(bytes));
-  double value = static_cast<double>(bytes);
-  int unit = -1;
-  // 1023.95 and more would be printed as 1024.0.
-  while (value >= 1023.95 && unit < 5) {
-    value /= 1024;
-    ++unit;
-  }
-  return Print("%.1f %s", value, kUnits[unit < 0 ? 0 : unit]);
-}
-
-std::string FormatCount(int64_t count) {
-  std::string digits = std::to_string(count);
-  const int first = count < 0 ? 1 : 0;
-  for (int at = static_cast<int>(digits.size()) - 3; at > first; at -= 3) {
-    digits.insert(digits.begin() + at, ',');
-  }
-  return digits;
-}
-
 std::string FormatCompact(double number) {
   static constexpr const char* kUnits[] = {"", "k", "M", "G", "T", "P"};
   if (!std::isfinite(number)) return "-";
@@ -92,11 +61,10 @@ std::string FormatSignificant(double number, int digits) {
   return Print("%.*f", decimals < 0 ? 0 : decimals, number);
 }
 
-std::string FormatTime(int64_t unix_ms) {
-  return unix_ms == 0 ? "-" : LocalTime(unix_ms, "%Y-%m-%d %H:%M:%S");
+std::string FormatClock(int64_t unix_ms) {
+  const std::string time = FormatTime(unix_ms);
+  return time.substr(time.find(' ') + 1);
 }
-
-std::string FormatClock(int64_t unix_ms) { return LocalTime(unix_ms, "%H:%M:%S"); }
 
 int DisplayWidth(std::string_view text) {
   int width = 0;

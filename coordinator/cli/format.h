@@ -5,14 +5,13 @@
 #include <string>
 #include <string_view>
 
+#include "proto/program/format.h"
+
 namespace ela::cli {
 
 std::string FormatDuration(double seconds);  // "0.4s", "45s", "1m 20s", "2h 05m", "3d 4h"
-std::string FormatBytes(int64_t bytes);      // "512 B", "5.3 MiB"
-std::string FormatCount(int64_t count);      // "1,234,567"
 std::string FormatCompact(double number);    // "950", "12.3k", "1.20M"
 std::string FormatSignificant(double number, int digits);  // "4.231", "8.1e-04", "nan"
-std::string FormatTime(int64_t unix_ms);                   // local "2026-01-31 14:05:09", "-" for 0
 std::string FormatClock(int64_t unix_ms);                  // local "14:05:09"
 
 /// Columns that UTF-8 text takes, if every character takes one; escape sequences take none.

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "coordinator/ops/attempt_key.h"
+#include "proto/program/format.h"
 #include "proto/status_macros.h"
 
 namespace ela::coordinator::ops {
@@ -19,7 +20,8 @@ JobTable::Decision DecideCommitted(const v1::JobRecord& record, int64_t step, in
   transition.job().set_failures(0);
   transition.record().set_same_errors(0);
   transition.record().clear_last_error();
-  transition.Note("checkpoint", absl::StrCat("checkpoint of step ", step, ", ", bytes, " bytes"));
+  transition.Note("checkpoint",
+                  absl::StrCat("checkpoint of step ", step, ", ", FormatBytes(bytes)));
   return std::optional<Change>(std::move(transition).Done());
 }
 

@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
+#include <ctime>
 #include <sstream>
 
 #include "coordinator/cli/curve.h"
@@ -65,6 +67,16 @@ TEST(Format, BytesCountsAndNumbers) {
   EXPECT_EQ(FormatSignificant(0.00081, 3), "8.10e-04");
   EXPECT_EQ(FormatSignificant(NAN, 3), "nan");
   EXPECT_EQ(FormatSignificant(0, 3), "0");
+}
+
+TEST(Format, TimesAreLocal) {
+  setenv("TZ", "EST5", /*overwrite=*/1);
+  tzset();
+  EXPECT_EQ(FormatTime(1'000), "1969-12-31 19:00:01");
+  EXPECT_EQ(FormatClock(1'000), "19:00:01");
+  unsetenv("TZ");
+  tzset();
+  EXPECT_EQ(FormatTime(0), "-");
 }
 
 TEST(Format, TextIsCutByColumnsAndEscapesTakeNone) {
