@@ -4,6 +4,7 @@
 #include <fstream>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "proto/status_macros.h"
 
@@ -12,6 +13,7 @@ namespace {
 
 constexpr int64_t kChunkBytes = 64 << 10;
 constexpr int kAllRanks = -1;
+constexpr const char* kNoTime = "~";  // after every time: what mpirun says comes last
 
 std::string Prefix(int rank) { return rank < 0 ? "[mpirun] " : absl::StrCat("[rank ", rank, "] "); }
 
@@ -25,6 +27,37 @@ std::string PrefixLines(std::string_view lines, const std::string& prefix) {
     lines.remove_prefix(end);
   }
   return text;
+}
+
+/// "2026-11-25T03:12:32.123" as ranks begin their lines with it; a line without one goes with the
+/// line before it.
+std::string TimeOf(std::string_view line, const std::string& before) {
+  constexpr std::string_view kForm = "dddd-dd-ddTdd:dd:dd.ddd";
+  if (line.size() < kForm.size()) return before;
+  for (size_t i = 0; i < kForm.size(); ++i) {
+    if (kForm[i] == 'd' ? !absl::ascii_isdigit(line[i]) : line[i] != kForm[i]) return before;
+  }
+  return std::string(line.substr(0, kForm.size()));
+}
+
+/// Whole lines from the offset on, at most kChunkBytes, and moves it. A line that is still being
+/// written waits, unless nobody will finish it (`to_the_end`) or it is longer than that.
+std::string ReadLines(const std::string& path, bool to_the_end, int64_t* offset) {
+  std::ifstream stream(path, std::ios::binary);
+  if (!stream) return "";
+  std::string data(static_cast<size_t>(kChunkBytes), '\0');
+  stream.seekg(*offset);
+  stream.read(data.data(), kChunkBytes);
+  data.resize(static_cast<size_t>(std::max<std::streamsize>(stream.gcount(), 0)));
+  const size_t newline = data.rfind('\n');
+  if (newline != std::string::npos) {
+    data.resize(newline + 1);
+  } else if (!to_the_end && data.size() < static_cast<size_t>(kChunkBytes)) {
+    return "";
+  }
+  *offset += static_cast<int64_t>(data.size());
+  if (!data.empty() && data.back() != '\n') data.push_back('\n');
+  return data;
 }
 
 }  // namespace
@@ -81,32 +114,28 @@ void LogCursor::OpenAttempt(const Core& core, const v1::JobRecord& record, int32
     file.rank = rank;
     file.path = core.launcher->LogPath({job_id_, attempt}, record.job().run_dir(), rank);
     file.offset = TailOffset(file.path, tail_lines);
+    file.time = kNoTime;
     files_.push_back(std::move(file));
   }
-  next_file_ = 0;
 }
 
-std::optional<v1::LogChunk> LogCursor::Read(File* file, bool to_the_end) const {
-  std::ifstream stream(file->path, std::ios::binary);
-  if (!stream) return std::nullopt;
-  std::string data(static_cast<size_t>(kChunkBytes), '\0');
-  stream.seekg(file->offset);
-  stream.read(data.data(), kChunkBytes);
-  data.resize(static_cast<size_t>(std::max<std::streamsize>(stream.gcount(), 0)));
-  const size_t newline = data.rfind('\n');
-  // A line that is still being written waits, unless nobody will finish it or it is longer than a
-  // chunk.
-  if (newline != std::string::npos) {
-    data.resize(newline + 1);
-  } else if (!to_the_end && data.size() < static_cast<size_t>(kChunkBytes)) {
-    return std::nullopt;
+/// The lines up to the first one that another file's line goes before.
+v1::LogChunk LogCursor::Take(File* file) const {
+  std::string_view others = kNoTime;
+  for (const File& other : files_) {
+    if (&other == file || other.lines.empty()) continue;
+    others = std::min<std::string_view>(others, other.time);
   }
-  if (data.empty()) return std::nullopt;
-  file->offset += static_cast<int64_t>(data.size());
-  if (data.back() != '\n') data.push_back('\n');
+  size_t taken = 0;
+  do {
+    taken = file->lines.find('\n', taken) + 1;
+    file->time = TimeOf(std::string_view(file->lines).substr(taken), file->time);
+  } while (taken < file->lines.size() && file->time <= others);
   v1::LogChunk chunk;
   chunk.set_rank(file->rank);
-  chunk.set_data(rank_ == kAllRanks ? PrefixLines(data, Prefix(file->rank)) : data);
+  const std::string lines = file->lines.substr(0, taken);
+  file->lines.erase(0, taken);
+  chunk.set_data(rank_ == kAllRanks ? PrefixLines(lines, Prefix(file->rank)) : lines);
   return chunk;
 }
 
@@ -119,13 +148,15 @@ std::optional<v1::LogChunk> LogCursor::Next(const Core& core) {
   }
   const v1::Attempt* active = ActiveAttempt(*record);
   const bool attempt_over = attempt_ != 0 && (active == nullptr || active->number() != attempt_);
-  for (size_t i = 0; i < files_.size(); ++i) {
-    File& file = files_[(next_file_ + i) % files_.size()];
-    if (std::optional<v1::LogChunk> chunk = Read(&file, attempt_over || !follow_)) {
-      next_file_ = (next_file_ + i + 1) % files_.size();
-      return chunk;
+  File* first = nullptr;
+  for (File& file : files_) {
+    if (file.lines.empty()) {
+      file.lines = ReadLines(file.path, attempt_over || !follow_, &file.offset);
+      file.time = TimeOf(file.lines, file.time);
     }
+    if (!file.lines.empty() && (first == nullptr || file.time < first->time)) first = &file;
   }
+  if (first != nullptr) return Take(first);
   // Nothing more for now.
   if (!follow_ || (attempt_over && only_attempt_ != 0)) {
     finished_ = true;

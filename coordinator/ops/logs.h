@@ -1,4 +1,5 @@
-// Logs: the ranks' output as they write it, over one attempt or all to come.
+// Logs: the ranks' output as they write it, over one attempt or all to come. Lines of several ranks
+// come in the order of the times that they begin with, as far as they are there.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +17,7 @@ class LogCursor {
   /// InvalidArgument for a rank or an attempt that the job does not have.
   static absl::StatusOr<LogCursor> Open(const Core& core, const v1::LogsRequest& request);
 
-  /// The next whole lines of one rank, at most 64 KiB; nothing when there are none for now.
+  /// The next whole lines of one rank; nothing when there are none for now.
   std::optional<v1::LogChunk> Next(const Core& core);
   /// Everything was told: not following, or the job (or the one attempt asked for) has ended.
   bool finished() const { return finished_; }
@@ -27,10 +28,12 @@ class LogCursor {
     int rank = -1;
     std::string path;
     int64_t offset = 0;
+    std::string lines;  // read, not yet told: at most 64 KiB
+    std::string time;   // of the first of them
   };
   void OpenAttempt(const Core& core, const v1::JobRecord& record, int32_t attempt,
                    int64_t tail_lines);
-  std::optional<v1::LogChunk> Read(File* file, bool to_the_end) const;
+  v1::LogChunk Take(File* file) const;
 
   std::string job_id_;
   int32_t rank_ = 0;
@@ -39,7 +42,6 @@ class LogCursor {
   int64_t tail_lines_ = 0;
   int32_t attempt_ = 0;  // the one that is read; 0: none yet
   std::vector<File> files_;
-  size_t next_file_ = 0;
   bool finished_ = false;
 };
 

@@ -25,6 +25,11 @@ class Service(harness.TestCase):
             self.assertTrue((run_dir / name).exists(), name)
         self.assertIn("checkpoint of step 30 is committed",
                       service.ela("logs", job, "--rank", "0", check=0).stdout)
+        lines = service.ela("logs", job, check=0).stdout.splitlines()
+        self.assertEqual(sum("checkpoint of step 30 is committed" in line for line in lines), 2)
+        self.assertFalse([line for line in lines if line.startswith("[mpirun]")])
+        times = [line.split()[2] for line in lines]
+        self.assertEqual(times, sorted(times))
         steps = json.loads(run(BIN / "ela", "checkpoint", "list", run_dir, "-o", "json",
                                check=0).stdout)
         self.assertIn(30, [step["step"] for step in steps])

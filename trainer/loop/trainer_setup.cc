@@ -90,7 +90,9 @@ absl::Status Trainer::PrepareFolder() {
   mine = folder.status();
   if (folder.ok()) {
     folder_ = *std::move(folder);
-    auto log = OpenLog(folder_.log_file(world_->rank()), lead() && options_.progress);
+    // With a coordinator, `ela logs` shows the file, and what mpirun passes on beside it.
+    const bool on_stderr = lead() && options_.progress && options_.coordinator.empty();
+    auto log = OpenLog(folder_.log_file(world_->rank()), on_stderr);
     mine = log.status();
     if (log.ok()) log_ = *std::move(log);
   }
