@@ -52,7 +52,8 @@ std::vector<std::string> JobRow(const v1::Job& job, bool wide, const ViewStyle& 
 // One row a job, in the format that was asked for.
 void PrintJobs(const Session& session, const std::vector<v1::Job>& jobs) {
   const bool wide = session.format() == "wide";
-  std::vector<std::string> headers = {"ID", "NAME", "STATE", ">STEP", ">LOSS", ">TOKENS/S", ">AGE"};
+  std::vector<std::string> headers = {"ID",     "NAME",       "STATE", ">STEP",
+                                      "?>LOSS", "?>TOKENS/S", "?>AGE"};
   if (wide) headers.insert(headers.end(), {">RESTARTS", ">CHECKPOINT", "RUN FOLDER"});
   headers.push_back("WHY");
   Table table(headers);

@@ -6,9 +6,16 @@
 #include "coordinator/cli/format.h"
 
 namespace ela::cli {
+namespace {
+
+constexpr int kLeastOfLast = 30;  // columns: some words
+
+}  // namespace
 
 Table::Table(std::vector<std::string> headers) : headers_(std::move(headers)) {
   for (std::string& header : headers_) {
+    optional_.push_back(!header.empty() && header[0] == '?');
+    if (optional_.back()) header.erase(0, 1);
     right_.push_back(!header.empty() && header[0] == '>');
     if (right_.back()) header.erase(0, 1);
   }
@@ -27,10 +34,19 @@ std::string Table::Render(int columns) const {
     for (const auto& row : rows_) width = std::max(width, DisplayWidth(row[c]));
     widths.push_back(width);
   }
+  std::vector<bool> shown(headers_.size(), true);
+  int wanted = std::min(widths.back(), kLeastOfLast);
+  for (size_t c = 0; c + 1 < widths.size(); ++c) wanted += widths[c] + 2;
+  for (size_t c = widths.size(); columns > 0 && wanted > columns && c-- > 0;) {
+    if (!optional_[c]) continue;
+    shown[c] = false;
+    wanted -= widths[c] + 2;
+  }
   std::string text;
   const auto add = [&](const std::vector<std::string>& cells) {
     std::string line;
     for (size_t c = 0; c < cells.size(); ++c) {
+      if (!shown[c]) continue;
       const std::string padding(widths[c] - DisplayWidth(cells[c]), ' ');
       const std::string cell = right_[c] ? padding + cells[c] : cells[c] + padding;
       line += (c > 0 ? "  " : "") + cell;

@@ -104,6 +104,20 @@ TEST(TableTest, AlignsAndCuts) {
   EXPECT_THAT(table.Render(20), HasSubstr("a       1,000  beca…\n"));
 }
 
+TEST(TableTest, ANarrowScreenKeepsSomeWordsOfTheLastColumn) {
+  Table table({"ID", "?>LOSS", "?>AGE", "WHY"});
+  table.AddRow({"j-0123456789ab", "2.5", "10s", "no space for the checkpoint shard of this rank"});
+  EXPECT_EQ(table.Render(70),
+            "ID              LOSS  AGE  WHY\n"
+            "j-0123456789ab   2.5  10s  no space for the checkpoint shard of this …\n");
+  EXPECT_EQ(table.Render(54),
+            "ID              LOSS  WHY\n"
+            "j-0123456789ab   2.5  no space for the checkpoint sha…\n");
+  EXPECT_EQ(table.Render(50),
+            "ID              WHY\n"
+            "j-0123456789ab  no space for the checkpoint shard…\n");
+}
+
 TEST(ProgressBarTest, FillsInEighths) {
   EXPECT_EQ(ProgressBar(0, 6, true), "▕    ▏");
   EXPECT_EQ(ProgressBar(1, 6, true), "▕████▏");
