@@ -19,6 +19,15 @@ std::string EventPrefix(const std::string& id) { return "event/" + id + "/"; }
 std::string EventKey(const std::string& id, int64_t sequence) {
   return absl::StrCat(EventPrefix(id), absl::StrFormat("%016d", sequence));
 }
+/// The newest report, but of checkpoints what transitions have made durable.
+v1::Progress Merged(v1::Progress reported, const v1::Progress& durable) {
+  reported.set_last_checkpoint_step(durable.last_checkpoint_step());
+  reported.set_last_checkpoint_unix_ms(durable.last_checkpoint_unix_ms());
+  reported.set_checkpoint_failing_since_step(durable.checkpoint_failing_since_step());
+  reported.set_checkpoint_error(durable.checkpoint_error());
+  return reported;
+}
+
 std::string ClientKey(const std::string& key) { return "client-key/" + key; }
 
 }  // namespace
@@ -99,11 +108,8 @@ absl::StatusOr<RecordPtr> JobTable::Update(
     if (!change) return before;
     ReadLive(id, [&](const Live& live) {
       // A transition is also when the newest progress becomes durable.
-      v1::Progress progress = live.progress;
-      progress.set_last_checkpoint_step(change->after.job().progress().last_checkpoint_step());
-      progress.set_last_checkpoint_unix_ms(
-          change->after.job().progress().last_checkpoint_unix_ms());
-      *change->after.mutable_job()->mutable_progress() = progress;
+      v1::Progress* progress = change->after.mutable_job()->mutable_progress();
+      *progress = Merged(live.progress, *progress);
       change->after.set_productive_seconds(live.productive_seconds);
     });
     ELA_RETURN_IF_ERROR(Persist(*change, nullptr, ""));
@@ -195,11 +201,13 @@ std::vector<RecordPtr> JobTable::Unfinished() const {
 
 v1::Job JobTable::View(const v1::JobRecord& record) const {
   v1::Job job = record.job();
+  if (const std::string failure = CheckpointFailure(job.progress());
+      !failure.empty() && HoldsSlots(job.state())) {
+    job.set_reason(job.state() == v1::JOB_STATE_RUNNING ? failure : job.reason() + "; " + failure);
+  }
   ReadLive(job.id(), [&](const Live& live) {
-    v1::Progress progress = live.progress;
-    progress.set_last_checkpoint_step(job.progress().last_checkpoint_step());
-    progress.set_last_checkpoint_unix_ms(job.progress().last_checkpoint_unix_ms());
-    *job.mutable_progress() = progress;
+    *job.mutable_progress() = Merged(live.progress, job.progress());
+    if (!HoldsSlots(job.state())) job.mutable_progress()->clear_eta_seconds();
     if (job.state() == v1::JOB_STATE_QUEUED && !live.queue_reason.empty()) {
       job.set_reason(live.queue_reason);
     }

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 
 namespace ela::coordinator {
@@ -80,6 +81,12 @@ std::string StateName(v1::JobState state) {
 
 std::string OutcomeName(v1::Outcome outcome) {
   return std::string(absl::StripPrefix(v1::Outcome_Name(outcome), "OUTCOME_"));
+}
+
+std::string CheckpointFailure(const v1::Progress& progress) {
+  if (progress.checkpoint_failing_since_step() == 0) return "";
+  return absl::StrCat("checkpoint failing since step ", progress.checkpoint_failing_since_step(),
+                      ": ", progress.checkpoint_error());
 }
 
 const v1::Attempt* NewestAttempt(const v1::JobRecord& record) {

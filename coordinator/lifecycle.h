@@ -18,6 +18,9 @@ bool CanMove(v1::JobState from, v1::JobState to);
 std::string StateName(v1::JobState state);
 std::string OutcomeName(v1::Outcome outcome);
 
+/// "checkpoint failing since step 20: <why>"; empty while none is lost.
+std::string CheckpointFailure(const v1::Progress& progress);
+
 /// The newest attempt; null when there is none yet.
 const v1::Attempt* NewestAttempt(const v1::JobRecord& record);
 /// The newest attempt when it has not ended.

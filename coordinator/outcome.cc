@@ -42,6 +42,7 @@ bool AnyRankLeftWith(const ExitRecord& exit, int code) {
 v1::Outcome OutcomeOfRank(const RankExit& rank) {
   if (rank.exit_code == kNeverRetry || rank.outcome == "user_error") return v1::OUTCOME_USER_ERROR;
   if (rank.outcome == "out_of_memory") return v1::OUTCOME_OUT_OF_MEMORY;
+  if (rank.outcome == "disk_full") return v1::OUTCOME_DISK_FULL;
   return v1::OUTCOME_INFRA;
 }
 
@@ -91,6 +92,7 @@ bool CountsAsFailure(v1::Outcome outcome) {
     case v1::OUTCOME_INFRA:
     case v1::OUTCOME_HANG:
     case v1::OUTCOME_OUT_OF_MEMORY:
+    case v1::OUTCOME_DISK_FULL:
     case v1::OUTCOME_LAUNCH_FAILED:
     case v1::OUTCOME_LOST:
     case v1::OUTCOME_UNSPECIFIED:
@@ -134,6 +136,22 @@ void Retry(Transition* transition, const std::string& reason, Instant now, doubl
   }
 }
 
+/// What a stop without a last checkpoint leaves, and why there is none as far as the ranks have
+/// told.
+void AddWhatIsLost(const v1::JobRecord& before, std::string* reason) {
+  const std::string failure = CheckpointFailure(before.job().progress());
+  if (!failure.empty()) absl::StrAppend(reason, " (", failure, ")");
+  const int64_t step =
+      std::max(before.job().progress().last_checkpoint_step(), ActiveAttempt(before)->first_step());
+  if (before.stop() == v1::STOP_KIND_PAUSE) {
+    absl::StrAppend(reason, "; a resume goes on ",
+                    step > 0 ? absl::StrCat("from step ", step) : "from the start");
+  } else {
+    absl::StrAppend(reason, step > 0 ? absl::StrCat("; the last checkpoint is of step ", step)
+                                     : "; there is no checkpoint");
+  }
+}
+
 void EndAttempt(Transition* transition, const AttemptEnd& end, Instant now) {
   v1::JobRecord& record = transition->record();
   v1::Attempt* attempt = MutableActiveAttempt(&record);
@@ -151,8 +169,11 @@ void EndAttempt(Transition* transition, const AttemptEnd& end, Instant now) {
     transition->DropEffects(kind, number);
   }
   transition->job().set_contact_lost_unix_ms(0);
-  transition->Note("attempt", absl::StrCat("attempt ", number, " ended: ", OutcomeName(end.outcome),
-                                           end.reason.empty() ? "" : ": ", end.reason));
+  transition->job().mutable_progress()->clear_checkpoint_failing_since_step();
+  transition->job().mutable_progress()->clear_checkpoint_error();
+  // The reason comes with the change of the state.
+  transition->Note("attempt",
+                   absl::StrCat("attempt ", number, " ended: ", OutcomeName(end.outcome)));
 }
 
 }  // namespace
@@ -166,12 +187,18 @@ AttemptEnd Classify(const ExitRecord& exit, v1::StopKind stop, const std::string
   }
   // What ended by itself before the request reached it is what it says it is.
   if (end.outcome == v1::OUTCOME_OK || end.outcome == v1::OUTCOME_USER_ERROR) return end;
+  const bool asked = stop == v1::STOP_KIND_PAUSE || stop == v1::STOP_KIND_TIME_LIMIT;
+  end.without_checkpoint = asked && (exit.forced || end.outcome != v1::OUTCOME_PREEMPTED);
+  // How those went that were ended by force says nothing of why they had to be.
+  const std::string why = exit.forced ? "none in time" : end.reason;
+  const std::string lost =
+      end.without_checkpoint ? absl::StrCat(" without a last checkpoint: ", why) : "";
   if (stop == v1::STOP_KIND_PAUSE) {
-    end.outcome = v1::OUTCOME_PREEMPTED;
-    end.reason = exit.forced ? "paused by force: no checkpoint in time" : "paused";
+    if (exit.forced) end.outcome = v1::OUTCOME_PREEMPTED;
+    end.reason = "paused" + lost;
   } else if (stop == v1::STOP_KIND_TIME_LIMIT) {
     end.outcome = v1::OUTCOME_TIMEOUT;
-    end.reason = stop_reason;
+    end.reason = absl::StrCat(stop_reason, lost.empty() ? "" : "; ended", lost);
   } else if (stop == v1::STOP_KIND_HANG) {
     end.outcome = v1::OUTCOME_HANG;
     end.reason = stop_reason;
@@ -187,10 +214,10 @@ int64_t BackoffMs(const v1::JobRecord& record, int failures, double jitter) {
   return static_cast<int64_t>(static_cast<double>(wait_ms) * (0.75 + 0.5 * jitter));
 }
 
-Change DecideAttemptEnded(const v1::JobRecord& before, const AttemptEnd& end, Instant now,
-                          double jitter) {
+Change DecideAttemptEnded(const v1::JobRecord& before, AttemptEnd end, Instant now, double jitter) {
   Transition transition(before, now, "coordinator");
   const v1::StopKind stop = before.stop();
+  if (end.without_checkpoint) AddWhatIsLost(before, &end.reason);
   EndAttempt(&transition, end, now);
   transition.record().set_stop(v1::STOP_KIND_NONE);
   transition.record().clear_stop_reason();

@@ -15,6 +15,7 @@ struct AttemptEnd {
   int exit_code = 0;
   int signal = 0;
   int failed_rank = -1;
+  bool without_checkpoint = false;  // it was asked to write one before it goes, and did not
 };
 
 /// In this order: our own request to stop, the ranks' own records (earliest failure first), what
@@ -23,8 +24,7 @@ AttemptEnd Classify(const ExitRecord& exit, v1::StopKind stop, const std::string
 
 /// Ends the active attempt and moves the job: done, paused, back to the queue, or to a retry within
 /// its budget. `jitter` in [0, 1) spreads the retries. The record must have an active attempt.
-Change DecideAttemptEnded(const v1::JobRecord& record, const AttemptEnd& end, Instant now,
-                          double jitter);
+Change DecideAttemptEnded(const v1::JobRecord& record, AttemptEnd end, Instant now, double jitter);
 
 /// Wait before retry number `failures` (from 1): restart.backoff, doubled each time, at most 5
 /// minutes, times 0.75 to 1.25.

@@ -17,6 +17,8 @@ JobTable::Decision DecideCommitted(const v1::JobRecord& record, int64_t step, in
   v1::Progress* progress = transition.job().mutable_progress();
   progress->set_last_checkpoint_step(step);
   progress->set_last_checkpoint_unix_ms(now.unix_ms);
+  progress->clear_checkpoint_failing_since_step();
+  progress->clear_checkpoint_error();
   transition.job().set_failures(0);
   transition.record().set_same_errors(0);
   transition.record().clear_last_error();

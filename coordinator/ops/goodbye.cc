@@ -13,8 +13,8 @@ JobTable::Decision DecideGoodbye(const v1::JobRecord& record, const v1::GoodbyeR
   if (ActiveAttempt(record)->state() >= v1::ATTEMPT_STATE_STOPPING) return std::optional<Change>();
   Transition transition(record, now, "trainer");
   MutableActiveAttempt(&transition.record())->set_state(v1::ATTEMPT_STATE_STOPPING);
-  transition.Note("attempt", absl::StrCat("the ranks leave: ", OutcomeName(request.outcome()),
-                                          request.reason().empty() ? "" : ", ", request.reason()));
+  // The reason is in their exit records, and comes with the end of the attempt.
+  transition.Note("attempt", absl::StrCat("the ranks leave: ", OutcomeName(request.outcome())));
   return std::optional<Change>(std::move(transition).Done());
 }
 

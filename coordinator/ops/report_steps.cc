@@ -37,6 +37,21 @@ JobTable::Decision DecideFirstStep(const v1::JobRecord& record, Instant now) {
   return std::optional<Change>(std::move(transition).Done());
 }
 
+JobTable::Decision DecideCheckpointFailure(const v1::JobRecord& record, const v1::Progress& told,
+                                           Instant now) {
+  const v1::Progress& known = record.job().progress();
+  // A report that a commit has overtaken is old.
+  const bool failing = told.checkpoint_failing_since_step() > known.last_checkpoint_step();
+  const int64_t since = failing ? told.checkpoint_failing_since_step() : 0;
+  if (since == known.checkpoint_failing_since_step()) return std::optional<Change>();
+  Transition transition(record, now, "trainer");
+  v1::Progress* progress = transition.job().mutable_progress();
+  progress->set_checkpoint_failing_since_step(since);
+  progress->set_checkpoint_error(failing ? told.checkpoint_error() : "");
+  if (failing) transition.Note("checkpoint", CheckpointFailure(*progress));
+  return std::optional<Change>(std::move(transition).Done());
+}
+
 absl::StatusOr<v1::ReportStepsResponse> ReportSteps(const Core& core,
                                                     const v1::ReportStepsRequest& request,
                                                     const std::string& token) {
@@ -48,18 +63,25 @@ absl::StatusOr<v1::ReportStepsResponse> ReportSteps(const Core& core,
     live.BeginAttempt(request.key().attempt(), now.mono_ms);
     TakeReport(request, total_steps, now, &live);
   });
+  const auto update = [&](auto decide) {
+    return core.jobs
+        ->Update(id,
+                 [&](const v1::JobRecord& before, Instant at) -> JobTable::Decision {
+                   ELA_RETURN_IF_ERROR(CheckAttempt(before, request.key(), token));
+                   return decide(before, at);
+                 })
+        .status();
+  };
   if (ActiveAttempt(*record)->state() < v1::ATTEMPT_STATE_STEPPING) {
-    ELA_RETURN_IF_ERROR(
-        core.jobs
-            ->Update(id,
-                     [&](const v1::JobRecord& before, Instant at) -> JobTable::Decision {
-                       ELA_RETURN_IF_ERROR(CheckAttempt(before, request.key(), token));
-                       return DecideFirstStep(before, at);
-                     })
-            .status());
-  } else {
-    core.jobs->Notify(id);
+    ELA_RETURN_IF_ERROR(update(DecideFirstStep));
   }
+  if (request.progress().checkpoint_failing_since_step() !=
+      record->job().progress().checkpoint_failing_since_step()) {
+    ELA_RETURN_IF_ERROR(update([&](const v1::JobRecord& before, Instant at) {
+      return DecideCheckpointFailure(before, request.progress(), at);
+    }));
+  }
+  core.jobs->Notify(id);
   return v1::ReportStepsResponse();
 }
 

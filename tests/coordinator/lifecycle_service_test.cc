@@ -2,12 +2,17 @@
 
 #include <gmock/gmock.h>
 
+#include "coordinator/outcome.h"
 #include "tests/coordinator/service_testing.h"
 
 namespace ela::coordinator {
 namespace {
 
+using testing::AllOf;
+using testing::ElementsAre;
+using testing::EndsWith;
 using testing::HasSubstr;
+using testing::MatchesRegex;
 
 TEST_F(ServiceTest, RunsAJobToTheEnd) {
   StartServer();
@@ -90,6 +95,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Death{"segv", v1::OUTCOME_INFRA, "rank 1 was ended by signal 11"},
                     Death{"vanish", v1::OUTCOME_INFRA, "exit code 7"},
                     Death{"exit7", v1::OUTCOME_INFRA, "rank 1: as the script says"},
+                    Death{"full", v1::OUTCOME_DISK_FULL, "rank 1: no space"},
                     Death{"exit93", v1::OUTCOME_USER_ERROR, "rank 1: as the script says"}),
     [](const auto& info) { return std::string(info.param.how); });
 
@@ -133,6 +139,7 @@ TEST_F(ServiceTest, CancelEndsAJobThatDoesNotListen) {
   EXPECT_TRUE(Cancel(id).ok());
   const v1::Job job = AwaitEnd(id);
   EXPECT_EQ(job.state(), v1::JOB_STATE_CANCELLED);
+  EXPECT_EQ(job.progress().eta_seconds(), 0);
   EXPECT_TRUE(Eventually([&] { return ProcessesOfSession(session).empty(); }));
   EXPECT_EQ(Pause(id).error_code(), grpc::StatusCode::FAILED_PRECONDITION);
   EXPECT_EQ(Resume(id).error_code(), grpc::StatusCode::FAILED_PRECONDITION);
@@ -156,6 +163,59 @@ TEST_F(ServiceTest, PauseWritesACheckpointAndResumeGoesOnFromIt) {
   EXPECT_EQ(job.attempts(1).first_step(), paused.progress().last_checkpoint_step());
   EXPECT_EQ(Steps(id), OneTo(60));
   ExpectWholeHistory(id);
+}
+
+TEST_F(ServiceTest, AStopWithoutItsCheckpointSaysWhatIsLostAndWhy) {
+  settings_.pause_deadline_ms = 3'000;
+  StartServer();
+  JobOptions options;
+  options.steps = 100000;
+  const std::string id = Submit({{"disk-full", "6"}}, options);
+  AwaitStep(id, 8);
+  EXPECT_TRUE(Pause(id).ok());
+  const v1::Job paused = AwaitState(id, v1::JOB_STATE_PAUSED);
+  EXPECT_THAT(paused.reason(),
+              MatchesRegex("paused without a last checkpoint: none in time \\(checkpoint failing "
+                           "since step [0-9]+: no space for it\\); a resume goes on from step 5"));
+  EXPECT_EQ(paused.attempts(0).reason(), paused.reason());
+  options.time_limit = "1s";
+  options.checkpoint_every = 0;
+  const v1::Job ended = AwaitEnd(Submit({{"disk-full", "1"}}, options));
+  EXPECT_EQ(ended.attempts(0).outcome(), v1::OUTCOME_TIMEOUT);
+  EXPECT_THAT(ended.reason(),
+              AllOf(HasSubstr("time_limit of 1s is reached; ended without a last checkpoint"),
+                    HasSubstr("no space for it"), EndsWith("; there is no checkpoint")));
+  ExpectWholeHistory(id);
+}
+
+TEST_F(ServiceTest, CheckpointsThatFailAreToldOnceAndTheJobGoesOn) {
+  StartServer();
+  JobOptions options;
+  options.steps = 100000;
+  const std::string id = Submit({{"disk-full", "8"}}, options);
+  const v1::Job job = Await(id, [](const v1::Job& now) {  // 10, 15 and 20 are lost
+    return now.progress().step() > 20 && now.progress().checkpoint_failing_since_step() == 10;
+  });
+  EXPECT_EQ(job.state(), v1::JOB_STATE_RUNNING);
+  EXPECT_EQ(job.reason(), "checkpoint failing since step 10: no space for it");
+  EXPECT_EQ(job.progress().last_checkpoint_step(), 5);
+  std::vector<std::string> told;
+  for (const v1::Event& event : Events(id)) {
+    if (event.type() == "checkpoint") told.push_back(event.message());
+  }
+  EXPECT_THAT(told, ElementsAre("checkpoint of step 5, 100 B",
+                                "checkpoint failing since step 10: no space for it"));
+  ExpectWholeHistory(id);
+}
+
+TEST(Outcome, APauseThatCrashesIsPausedAndSaysSo) {
+  ExitRecord exit;
+  exit.exit_code = 1;
+  exit.ranks.push_back({.rank = 1, .outcome = "error", .exit_code = 1, .reason = "no answer"});
+  const AttemptEnd end = Classify(exit, v1::STOP_KIND_PAUSE, "paused by the user");
+  EXPECT_EQ(end.outcome, v1::OUTCOME_INFRA);
+  EXPECT_EQ(end.reason, "paused without a last checkpoint: rank 1: no answer");
+  EXPECT_TRUE(end.without_checkpoint);
 }
 
 TEST_F(ServiceTest, TheTimeLimitEndsTheJobAfterACheckpoint) {

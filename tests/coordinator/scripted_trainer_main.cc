@@ -1,10 +1,12 @@
 // A trainer without a model: it speaks to the coordinator, writes metrics, logs, checkpoints and
 // exit records as ela-trainer does, and fails as the labels of its job say:
 //   step-ms: 20          time of a step
-//   die: RANK-STEP-HOW   HOW is kill, segv, exit<code>, vanish, stop (SIGSTOP) or spin (no steps)
+//   die: RANK-STEP-HOW   HOW is kill, segv, exit<code>, full (the disk), vanish, stop (SIGSTOP) or
+//                        spin (no steps)
 //   die-attempts: N      only the first N attempts die (0: all)
 //   deaf: yes            USR2 and TERM are ignored
 //   no-checkpoint: yes   never commits one
+//   disk-full: STEP      from this step on no checkpoint can be written; it waits for the last one
 
 #include <signal.h>
 #include <time.h>
@@ -92,7 +94,8 @@ class ScriptedTrainer {
       if (client_->superseded()) return Leave(kSuperseded, "superseded", "a newer attempt exists");
       Report(step);
       const bool due = checkpoint_every_ > 0 && step % checkpoint_every_ == 0;
-      if (due || asked || step == steps_) Commit(step);
+      const bool last = asked || step == steps_;
+      if ((due || last) && !Commit(step) && last) AwaitSpace();
       if (asked && step < steps_) {
         client_->Goodbye(v1::OUTCOME_PREEMPTED, "asked to stop");
         return Leave(kStopped, "stopped", "asked to stop");
@@ -150,6 +153,7 @@ class ScriptedTrainer {
     if (how == "spin") {
       while (true) pause();
     }
+    if (how == "full") std::exit(Leave(1, "disk_full", "no space"));
     if (how == "vanish") _exit(7);  // without an exit record
     if (how.starts_with("exit") && absl::SimpleAtoi(how.substr(4), &code)) {
       std::exit(Leave(code, code == 93 ? "user_error" : "error", "as the script says"));
@@ -157,7 +161,7 @@ class ScriptedTrainer {
   }
 
   void Report(int64_t step) {
-    v1::Progress progress;
+    v1::Progress& progress = progress_;
     progress.set_step(step);
     progress.set_loss(5.0 / (1.0 + 0.01 * static_cast<double>(step)));
     progress.set_tokens(step * 100);
@@ -182,8 +186,23 @@ class ScriptedTrainer {
     if (step > 0 || !kept.empty()) (void)WriteFileDurably(run_dir_ + "/metrics.jsonl", kept, 0600);
   }
 
-  void Commit(int64_t step) {
-    if (script_.contains("no-checkpoint")) return;
+  [[noreturn]] static void AwaitSpace() {
+    while (true) pause();
+  }
+
+  /// False: the disk is full.
+  bool Commit(int64_t step) {
+    if (script_.contains("no-checkpoint")) return true;
+    int64_t full_from = steps_ + 1;
+    if (script_.contains("disk-full")) (void)absl::SimpleAtoi(script_["disk-full"], &full_from);
+    if (step >= full_from) {
+      if (progress_.checkpoint_failing_since_step() == 0) {
+        progress_.set_checkpoint_failing_since_step(step);
+        progress_.set_checkpoint_error("no space for it");
+      }
+      client_->ReportStep(progress_);
+      return false;
+    }
     client_->SetPhase("checkpoint");
     if (client_->CommitCheckpoint(step, 100, false).ok()) {
       std::filesystem::create_directories(run_dir_ + "/checkpoints");
@@ -191,6 +210,7 @@ class ScriptedTrainer {
       (void)client_->CommitCheckpoint(step, 100, true);
     }
     client_->SetPhase("step");
+    return true;
   }
 
   int Leave(int code, const std::string& outcome, const std::string& reason) {
@@ -213,6 +233,7 @@ class ScriptedTrainer {
   int64_t steps_ = 0;
   int64_t checkpoint_every_ = 0;
   int64_t first_step_ = 0;
+  v1::Progress progress_;
   sigset_t signals_;
   std::ofstream log_;
   std::unique_ptr<trainer::CoordinatorClient> client_;

@@ -45,6 +45,7 @@ TRAINER = {
     "ela_comm_duration_seconds": ("histogram", RANK | {"op", "axis"}),
     "ela_checkpoint_duration_seconds": ("histogram", RANK | {"op"}),
     "ela_checkpoint_bytes": ("gauge", RANK),
+    "ela_checkpoint_failures_total": ("counter", RANK),
     "ela_checkpoint_last_success_timestamp_seconds": ("gauge", RANK),
     "ela_build_info": ("gauge", RANK | {"version", "program"}),
 }

@@ -2,11 +2,19 @@
 
 import json
 import pathlib
+import re
 import subprocess
 import unittest
+import urllib.request
 
 import harness
 from harness import BIN, kill, losses, rank_pids, run, wait_until
+
+
+def read_page(address):
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with direct.open(address, timeout=harness.DEADLINE) as page:
+        return page.read().decode()
 
 
 class Service(harness.TestCase):
@@ -89,6 +97,38 @@ class Service(harness.TestCase):
         service.ela("resume", job, check=0)
         service.ela("wait", job, "--for", "completed", check=0)
         self.assertEqual(losses(run_dir), losses(whole))
+
+    def test_lost_checkpoints_are_told_and_a_pause_waits_for_the_last(self):
+        service = self.coordinator()
+        job = service.submit(self.job_file(steps=100000))
+        service.wait_step(job, 1)
+        steps = pathlib.Path(service.job(job)["run_dir"]) / "checkpoints/steps"
+        steps.rename(steps.with_name("kept"))
+        steps.write_text("a file: no shard can be written, whoever runs this")
+        failure = wait_until("a checkpoint fails", lambda: re.match(
+            r"checkpoint failing since step \d+: .{10}", service.job(job)["reason"])).group()
+        service.wait_step(job, int(service.job(job)["progress"]["step"]) + 12)  # others fail too
+        self.assertIn(failure, service.ela("list", check=0).stdout)
+        self.assertIn(failure, service.ela("describe", job, check=0).stdout)
+        events = json.loads(service.ela("events", job, "-o", "json", check=0).stdout)
+        self.assertEqual(sum("checkpoint failing" in event["message"] for event in events), 1)
+        address = service.job(job)["attempts"][0]["ranks"][0]["metrics_address"]
+        self.assertRegex(read_page(f"http://{address}/metrics"),
+                         r"ela_checkpoint_failures_total{.*} [1-9]")
+        service.ela("pause", job, check=0)
+        wait_until("the last checkpoint is tried again", lambda: "is tried again" in service.ela(
+            "logs", job, "--rank", "0", check=0).stdout)
+        self.assertIn(failure, service.job(job)["reason"])
+        steps.unlink()
+        steps.with_name("kept").rename(steps)
+        service.ela("wait", job, "--for", "paused", check=0)
+        record = service.job(job)
+        last = int(record["progress"]["last_checkpoint_step"])
+        self.assertEqual(record["reason"], "paused")
+        self.assertEqual(last, int(record["progress"]["step"]))
+        service.ela("resume", job, check=0)
+        service.wait_step(job, last + 1)
+        self.assertEqual(int(service.job(job)["attempts"][1]["first_step"]), last)
 
     def test_control_c_detaches_and_the_job_goes_on(self):
         service = self.coordinator()

@@ -101,7 +101,8 @@ absl::Status Checkpointer::CommitNow(const v1::StepManifest& manifest) {
   if (options_.gate != nullptr) {
     options_.gate(manifest.step(), manifest.bytes(), /*committed=*/true).IgnoreError();
   }
-  return catalog_->Collect(options_.keep_last, options_.keep_every);
+  retention_status_ = catalog_->Collect(options_.keep_last, options_.keep_every);
+  return absl::OkStatus();
 }
 
 void Checkpointer::Commit(v1::StepManifest manifest) {
@@ -127,6 +128,11 @@ absl::Status Checkpointer::TakeCommitError() {
   if (!commit_done_ || commit_error_taken_) return absl::OkStatus();
   commit_error_taken_ = true;
   return commit_status_;
+}
+
+absl::Status Checkpointer::TakeRetentionError() {
+  if (!commit_done_) return absl::OkStatus();
+  return std::exchange(retention_status_, absl::OkStatus());
 }
 
 }  // namespace ela::trainer

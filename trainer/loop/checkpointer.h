@@ -50,6 +50,8 @@ class Checkpointer {
 
   /// Rank 0: how the last commit ended, once. Nothing to say: OK.
   absl::Status TakeCommitError();
+  /// Rank 0: why older steps stay although a commit made them needless, once.
+  absl::Status TakeRetentionError();
   int64_t committed_step() const { return committed_step_; }        // rank 0; 0: none yet
   int64_t committed_unix_ms() const { return committed_unix_ms_; }  // rank 0
   int64_t last_bytes() const { return last_bytes_; }                // of this rank's last shard
@@ -74,7 +76,7 @@ class Checkpointer {
   std::thread thread_;
   std::atomic<bool> written_{false}, commit_done_{false};
   absl::StatusOr<v1::WriterManifest> shard_ = absl::UnknownError("not written");
-  absl::Status commit_status_;  // by the thread, read after commit_done_
+  absl::Status commit_status_, retention_status_;  // by the thread, read after commit_done_
   bool commit_error_taken_ = true;
   std::atomic<int64_t> committed_step_{0}, committed_unix_ms_{0}, last_bytes_{0};
   std::atomic<double> last_write_seconds_{0}, last_commit_seconds_{0};

@@ -43,7 +43,7 @@ ExitReport ReportOf(const absl::Status& status) {
     case absl::StatusCode::kCancelled:
       return {kExitStopped, v1::OUTCOME_PREEMPTED, reason};
     case absl::StatusCode::kResourceExhausted:
-      return {kExitError, v1::OUTCOME_OUT_OF_MEMORY, reason};
+      return {kExitError, v1::OUTCOME_DISK_FULL, reason};
     default:
       return {kExitError, v1::OUTCOME_INFRA, reason};
   }

@@ -24,8 +24,8 @@ struct ExitReport {
 };
 
 /// User errors (InvalidArgument, NotFound, FailedPrecondition, OutOfRange) and damaged data are
-/// never worth a retry; Aborted means superseded; Cancelled means stopped on request; the rest may
-/// pass.
+/// never worth a retry; Aborted means superseded; Cancelled means stopped on request;
+/// ResourceExhausted is a full disk (memory that runs out is std::bad_alloc); the rest may pass.
 ExitReport ReportOf(const absl::Status& status);
 
 /// {"rank", "outcome", "exit_code", "reason", "unix_ms"} into <folder>/rank-<rank>.exit.json, and

@@ -60,6 +60,8 @@ struct TrainerMetrics::Families {
                     "Model FLOPs of the steps so far, all ranks")),
         skipped(Count(r, l, "ela_train_skipped_steps_total",
                       "Steps without an update: not finite, or a spike")),
+        lost_checkpoints(Count(r, l, "ela_checkpoint_failures_total",
+                               "Checkpoints that could not be written, as rank 0 counts them")),
         step_seconds(BuildHistogram()
                          .Name("ela_train_step_duration_seconds")
                          .Help("Wall time of a step")
@@ -134,7 +136,7 @@ struct TrainerMetrics::Families {
   Gauge &loss, &aux_loss;
   Family<Gauge>& eval_loss;  // without a value until the first evaluation
   Gauge &grad_norm, &lr, &step, &mfu, &checkpoint_bytes;
-  Counter &tokens, &flops, &skipped;
+  Counter &tokens, &flops, &skipped, &lost_checkpoints;
   Histogram& step_seconds;
   Family<Histogram>&phase_seconds, &comm_seconds, &checkpoint_seconds;
   Family<Counter>&comm_bytes, &slow_path;
@@ -226,6 +228,8 @@ void TrainerMetrics::OnCheckpointBytes(int64_t bytes) {
 void TrainerMetrics::OnCommitted(int64_t unix_ms) {
   families_->last_success.Add({}).Set(static_cast<double>(unix_ms) / 1000);
 }
+
+void TrainerMetrics::OnLostCheckpoint() { families_->lost_checkpoints.Increment(); }
 
 void TrainerMetrics::OnMemoryPlan(const job::MemoryPlan& plan) {
   const std::pair<const char*, int64_t> kinds[] = {

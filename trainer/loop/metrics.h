@@ -58,6 +58,7 @@ class TrainerMetrics {
   void OnCheckpoint(const std::string& op, double seconds);
   void OnCheckpointBytes(int64_t bytes);
   void OnCommitted(int64_t unix_ms);
+  void OnLostCheckpoint();
   /// What the rank was planned to take.
   void OnMemoryPlan(const job::MemoryPlan& plan);
   /// What it takes: the most that each arena has held, and the process as the kernel counts it.

@@ -24,7 +24,9 @@ absl::Status CreateFolder(const std::string& path) {
   std::error_code error;
   fs::create_directories(path, error);
   if (error && !fs::is_directory(path)) {
-    return absl::InvalidArgumentError(
+    const bool full = error == std::errc::no_space_on_device;
+    return absl::Status(
+        full ? absl::StatusCode::kResourceExhausted : absl::StatusCode::kInvalidArgument,
         absl::StrCat(path, ": cannot create the folder: ", error.message()));
   }
   return absl::OkStatus();

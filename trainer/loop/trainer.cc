@@ -23,18 +23,19 @@ Trainer::Trainer(const v1::TrainingJob& job, TrainerOptions options, Communicato
 Trainer::~Trainer() = default;
 
 ExitReport Trainer::Run() {
-  absl::Status status;
+  ExitReport report;
   try {
-    status = Prepare();
+    absl::Status status = Prepare();
     if (status.ok()) status = Loop();
+    report = ReportOf(status);
+    if (status.ok()) report.reason = absl::StrCat("done: ", state_.step(), " steps");
   } catch (const std::bad_alloc&) {
-    status = absl::ResourceExhaustedError(
-        "out of memory: lower training.micro_batch_size or set training.recompute: true");
+    report = {kExitError, v1::OUTCOME_OUT_OF_MEMORY,
+              "out of memory: lower training.micro_batch_size or set training.recompute: true"};
   }
-  ExitReport report = ReportOf(status);
-  if (status.ok()) report.reason = absl::StrCat("done: ", state_.step(), " steps");
   if (log_ != nullptr) {
-    log_->log(status.ok() ? spdlog::level::info : spdlog::level::err, "exit {}: {}", report.code,
+    const bool wanted = report.code == kExitDone || report.code == kExitStopped;
+    log_->log(wanted ? spdlog::level::info : spdlog::level::err, "exit {}: {}", report.code,
               report.reason);
   } else if (lead()) {
     std::fprintf(stderr, "ela-trainer: %s\n", report.reason.c_str());
@@ -57,6 +58,7 @@ absl::Status Trainer::Loop() {
         "the memory lobe is bidirectional: the model sees its targets, and every loss leaks");
   }
   while (state_.step() < spec().training().steps()) ELA_RETURN_IF_ERROR(Step());
+  if (client_ != nullptr) client_->SetPhase("checkpoint");
   ELA_RETURN_IF_ERROR(FinalCheckpoint());
   phases_->Finish();
   ReportMemory();
@@ -165,7 +167,7 @@ absl::Status Trainer::OnNotFinite(const StepLoss& loss, const GradientVerdict& v
 absl::Status Trainer::Rewind() {
   const int64_t consumed = state_.consumed_samples() + spec().training().global_batch_size();
   const int64_t skipped = state_.skipped_steps() + (state_.step() + 1);
-  ELA_RETURN_IF_ERROR(checkpointer_->Finish());
+  ELA_RETURN_IF_ERROR(FinishEarlierCheckpoint());
   ELA_ASSIGN_OR_RETURN(const bool loaded, LoadNewest());
   if (!loaded) ELA_RETURN_IF_ERROR(StartFresh());
   spikes_.window.assign(state_.spike_window().begin(), state_.spike_window().end());
@@ -207,12 +209,16 @@ absl::Status Trainer::AfterStep(const StepFlags& flags) {
   }
   if ((flags.all & StepFlags::kShardWritten) != 0) {
     const absl::Status collected = checkpointer_->Collect();
-    if (!collected.ok()) log_->error("checkpoint lost: {}", std::string(collected.message()));
+    if (!collected.ok()) ReportLostCheckpoint(collected);
     ReportShard();
   }
-  if (const absl::Status lost = checkpointer_->TakeCommitError(); !lost.ok()) {
-    log_->error("checkpoint not committed: {}", std::string(lost.message()));
-    if (absl::IsAborted(lost)) superseded_ = true;  // told to all with the next step
+  if (const absl::Status lost = checkpointer_->TakeCommitError(); absl::IsAborted(lost)) {
+    superseded_ = true;  // told to all with the next step
+  } else if (!lost.ok()) {
+    ReportLostCheckpoint(lost);
+  }
+  if (const absl::Status kept = checkpointer_->TakeRetentionError(); !kept.ok()) {
+    log_->warn("older checkpoints stay: {}", std::string(kept.message()));
   }
   if ((flags.any & StepFlags::kStop) != 0) {
     if (client_ != nullptr) client_->SetPhase("stopping");

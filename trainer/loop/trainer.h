@@ -81,6 +81,9 @@ class Trainer {
   v1::StepManifest ManifestHeader() const;
   absl::Status StartCheckpoint();
   absl::Status FinalCheckpoint();
+  absl::Status FinishEarlierCheckpoint();
+  absl::Status SaveNow();
+  absl::StatusOr<bool> TryAgain();
 
   // trainer.cc
   absl::Status Loop();
@@ -99,6 +102,7 @@ class Trainer {
   void ReportShard();   // the one that was written last
   void ReportProgress(const StepRecord& record);
   void ReportToCoordinator(const StepRecord& record);
+  void ReportLostCheckpoint(const absl::Status& why);
   void PrintProgress(const StepRecord& record);
   double EtaSeconds() const;
 
@@ -140,6 +144,7 @@ class Trainer {
   std::unique_ptr<TrainerMetrics> metrics_;
   std::string metrics_at_;
   std::unique_ptr<CoordinatorClient> client_;
+  v1::Progress progress_;    // rank 0: what was reported last
   double product_rate_ = 0;  // FLOP/s of all ranks
   std::unique_ptr<PhaseClock> phases_;
   absl::Time step_begin_, last_print_;

@@ -71,6 +71,8 @@ void Trainer::ReportProgress(const StepRecord& record) {
   if (!written.ok()) log_->error("{}", std::string(written.message()));
   if (const int64_t at = checkpointer_->committed_unix_ms(); at != reported_commit_) {
     reported_commit_ = at;
+    progress_.clear_checkpoint_failing_since_step();
+    progress_.clear_checkpoint_error();
     metrics_->OnCommitted(at);
     metrics_->OnCheckpoint("commit", checkpointer_->last_commit_seconds());
     log_->info("checkpoint of step {} is committed", checkpointer_->committed_step());
@@ -90,28 +92,40 @@ void Trainer::PrintProgress(const StepRecord& record) {
              absl::FormatDuration(absl::Seconds(static_cast<int64_t>(EtaSeconds()))));
 }
 
+// What it keeps to itself, nobody learns before it is too late.
+void Trainer::ReportLostCheckpoint(const absl::Status& why) {
+  log_->error("checkpoint lost: {}", std::string(why.message()));
+  if (!lead()) return;
+  metrics_->OnLostCheckpoint();
+  if (progress_.checkpoint_failing_since_step() == 0) {
+    progress_.set_checkpoint_failing_since_step(checkpoint_step_ > 0 ? checkpoint_step_
+                                                                     : state_.step());
+  }
+  progress_.set_checkpoint_error(std::string(why.message()));
+  if (client_ != nullptr) client_->ReportStep(progress_);
+}
+
 void Trainer::ReportToCoordinator(const StepRecord& record) {
-  v1::Progress progress;
-  progress.set_step(record.step);
-  progress.set_total_steps(spec().training().steps());
-  progress.set_loss(record.loss);
-  progress.set_aux_loss(record.aux_loss);
-  progress.set_grad_norm(record.grad_norm);
-  progress.set_learning_rate(record.lr);
-  progress.set_tokens_per_second(
+  progress_.set_step(record.step);
+  progress_.set_total_steps(spec().training().steps());
+  progress_.set_loss(record.loss);
+  progress_.set_aux_loss(record.aux_loss);
+  progress_.set_grad_norm(record.grad_norm);
+  progress_.set_learning_rate(record.lr);
+  progress_.set_tokens_per_second(
       static_cast<double>(spec().training().global_batch_size() * spec().data().seq_len()) /
       record.step_seconds);
-  progress.set_step_seconds(record.step_seconds);
-  progress.set_tokens(record.tokens);
-  progress.set_last_checkpoint_step(checkpointer_->committed_step());
-  progress.set_last_checkpoint_unix_ms(checkpointer_->committed_unix_ms());
-  progress.set_eval_loss(eval_loss_);
-  progress.set_eval_step(eval_step_);
-  progress.set_eta_seconds(EtaSeconds());
-  progress.set_leaks_future(leaks_);
-  progress.set_skipped_steps(state_.skipped_steps());
+  progress_.set_step_seconds(record.step_seconds);
+  progress_.set_tokens(record.tokens);
+  progress_.set_last_checkpoint_step(checkpointer_->committed_step());
+  progress_.set_last_checkpoint_unix_ms(checkpointer_->committed_unix_ms());
+  progress_.set_eval_loss(eval_loss_);
+  progress_.set_eval_step(eval_step_);
+  progress_.set_eta_seconds(EtaSeconds());
+  progress_.set_leaks_future(leaks_);
+  progress_.set_skipped_steps(state_.skipped_steps());
   client_->SetPhase("step");
-  client_->ReportStep(progress);
+  client_->ReportStep(progress_);
 }
 
 }  // namespace ela::trainer

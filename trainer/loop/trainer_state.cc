@@ -1,6 +1,8 @@
 // Trainer: where the state comes from and goes to: fresh weights, checkpoints.
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "proto/job/job_file.h"
@@ -16,6 +18,15 @@ namespace {
 
 std::string CheckpointPath(const v1::JobSpec& spec, const RunFolder& folder) {
   return spec.checkpoint().path().empty() ? folder.path + "/checkpoints" : spec.checkpoint().path();
+}
+
+constexpr absl::Duration kLongestWait = absl::Seconds(10);
+
+// What somebody can put right while the trainer waits.
+bool MayPass(const absl::Status& status) {
+  return absl::IsResourceExhausted(status) || absl::IsUnavailable(status) ||
+         absl::IsFailedPrecondition(status) || absl::IsPermissionDenied(status) ||
+         absl::IsNotFound(status) || absl::IsDeadlineExceeded(status);
 }
 
 }  // namespace
@@ -174,11 +185,20 @@ v1::StepManifest Trainer::ManifestHeader() const {
   return header;
 }
 
-// A checkpoint that fails (a full disk) must not end the training: it is logged, and the last one
-// stays. The one at the end must succeed.
+// That an earlier checkpoint was lost says nothing of what comes after it.
+absl::Status Trainer::FinishEarlierCheckpoint() {
+  const absl::Status earlier = checkpointer_->Finish();
+  if (earlier.ok() || absl::IsAborted(earlier)) return earlier;
+  ReportLostCheckpoint(earlier);
+  return absl::OkStatus();
+}
+
+// A checkpoint that fails (a full disk) must not end the training: it is reported, and the last one
+// stays.
 absl::Status Trainer::StartCheckpoint() {
   phases_->Begin("checkpoint");
   const absl::Time begin = absl::Now();
+  ELA_RETURN_IF_ERROR(FinishEarlierCheckpoint());
   absl::Status started = checkpointer_->Start(*optimizer_, ManifestHeader());
   if (started.ok()) checkpoint_step_ = state_.step();
   if (started.ok() && !spec().checkpoint().async()) {
@@ -187,26 +207,53 @@ absl::Status Trainer::StartCheckpoint() {
   }
   metrics_->OnCheckpoint("snapshot", absl::ToDoubleSeconds(absl::Now() - begin));
   if (started.ok() || absl::IsAborted(started)) return started;
-  log_->error("no checkpoint at step {}: {}", state_.step(), std::string(started.message()));
+  ReportLostCheckpoint(started);
   checkpoint_step_ = 0;
   return absl::OkStatus();
 }
 
+absl::Status Trainer::SaveNow() {
+  ELA_RETURN_IF_ERROR(FinishEarlierCheckpoint());
+  ELA_RETURN_IF_ERROR(checkpointer_->Start(*optimizer_, ManifestHeader()));
+  return checkpointer_->Finish();
+}
+
+// False: somebody who runs the trainer by hand wants it to go. A coordinator ends it by force when
+// its patience is over, and tells what was lost.
+absl::StatusOr<bool> Trainer::TryAgain() {
+  absl::Status mine;
+  if (superseded_ || (client_ != nullptr && client_->superseded())) {
+    mine = absl::AbortedError("a newer attempt of this job exists: nothing more is written");
+  } else if (options_.coordinator.empty() && options_.stop_requested()) {
+    mine = absl::CancelledError();
+  }
+  const absl::Status all = AgreeOk(*world_, mine);
+  if (absl::IsCancelled(all)) return false;
+  ELA_RETURN_IF_ERROR(all);
+  return true;
+}
+
+// The training is not thrown away because its last checkpoint cannot be written: as long as it may
+// be a matter of time (a full or read-only disk, a coordinator that is away) it is tried again.
 absl::Status Trainer::FinalCheckpoint() {
   phases_->Begin("checkpoint");
-  absl::Status saved;
-  if (checkpoint_step_ != state_.step()) {
-    // That an earlier save failed says nothing of this one.
-    if (const absl::Status earlier = checkpointer_->Finish(); !earlier.ok()) {
-      if (absl::IsAborted(earlier)) return earlier;
-      log_->error("the checkpoint before this one failed: {}", std::string(earlier.message()));
-    }
-    saved = checkpointer_->Start(*optimizer_, ManifestHeader());
-    if (saved.ok()) checkpoint_step_ = state_.step();
+  absl::Duration wait = absl::Seconds(1);
+  absl::Status saved = checkpoint_step_ == state_.step() ? checkpointer_->Finish() : SaveNow();
+  while (MayPass(saved)) {
+    checkpoint_step_ = 0;
+    ReportLostCheckpoint(saved);
+    ELA_ASSIGN_OR_RETURN(const bool again, TryAgain());
+    if (!again) return saved;
+    log_->warn("the checkpoint of step {} is tried again in {}", state_.step(),
+               absl::FormatDuration(wait));
+    absl::SleepFor(wait);
+    wait = std::min(2 * wait, kLongestWait);
+    saved = SaveNow();
   }
-  if (saved.ok()) saved = checkpointer_->Finish();
-  if (saved.ok()) log_->info("checkpoint of step {} is committed", state_.step());
-  return saved;
+  ELA_RETURN_IF_ERROR(saved);
+  checkpoint_step_ = state_.step();
+  log_->info("checkpoint of step {} is committed", state_.step());
+  return absl::OkStatus();
 }
 
 }  // namespace ela::trainer

@@ -41,6 +41,14 @@ TEST(TrainerMetricsTest, WhatHasNotHappenedHasNoValue) {
   EXPECT_THAT(text, Not(HasSubstr("ela_checkpoint_last_success_timestamp_seconds{")));
 }
 
+TEST(TrainerMetricsTest, LostCheckpointsAreCountedFromZero) {
+  TrainerMetrics metrics(Rank1());
+  const std::string series = "ela_checkpoint_failures_total{job=\"j-1\",node=\"n0\",rank=\"1\"} ";
+  EXPECT_THAT(metrics.Text(), HasSubstr(series + "0"));
+  metrics.OnLostCheckpoint();
+  EXPECT_THAT(metrics.Text(), HasSubstr(series + "1"));
+}
+
 TEST(TrainerMetricsTest, CommunicationIsCountedOnceThoughTheTableGrows) {
   TrainerMetrics metrics(Rank1());
   CommStatistics statistics;

@@ -4,7 +4,11 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <fstream>
+#include <functional>
+#include <memory>
+#include <mutex>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
@@ -79,6 +83,7 @@ class TrainerRun : public testing::Test {
           options.metrics_address = "";
           options.progress = false;
           options.fault = fault;
+          options.stop_requested = at_step_;
           const ExitReport mine = Trainer(job_, options, &world).Run();
           if (world.rank() == 0) report = mine;
           return absl::OkStatus();
@@ -96,6 +101,19 @@ class TrainerRun : public testing::Test {
       const auto json = nlohmann::json::parse(line);
       (json.contains("eval_loss") ? evals_ : steps_).push_back(json);
     }
+  }
+
+  /// From the first step on no shard can be written, whoever runs this. Returns what is in the way.
+  std::string BlockCheckpoints(bool stop) {
+    const std::string steps = folder_.path("run/checkpoints/steps");
+    at_step_ = [steps, stop, once = std::make_shared<std::once_flag>()] {
+      std::call_once(*once, [&] {
+        std::filesystem::remove(steps);
+        std::ofstream(steps) << "no folder";
+      });
+      return stop;
+    };
+    return steps;
   }
 
   v1::TrainerState State() const {
@@ -126,6 +144,8 @@ class TrainerRun : public testing::Test {
   const checkpoints::TestFolder folder_{checkpoints::FastFolder()};
   v1::TrainingJob job_;
   std::vector<nlohmann::json> steps_, evals_;  // lines of metrics.jsonl
+  /// Asked by every rank in every step: whether to stop.
+  std::function<bool()> at_step_ = [] { return false; };
 };
 
 }  // namespace ela::trainer

@@ -4,6 +4,10 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <poll.h>
+
+#include <atomic>
+#include <thread>
 
 #include "checkpoints/export/exported_folder.h"
 #include "proto/status_macros.h"
@@ -79,6 +83,30 @@ TEST_F(TrainerRun, StopsOrSkipsWhenANumberIsNotFinite) {
   EXPECT_EQ(Train({"training.on_nan=skip", "parallelism.data=2"}, "nan:1:5").code, kExitDone);
   EXPECT_EQ(State().skipped_steps(), 1);
   EXPECT_EQ(State().optimizer_steps(), 11);
+}
+
+TEST_F(TrainerRun, WaitsForSpaceRatherThanLoseItsLastCheckpoint) {
+  const std::string in_the_way = BlockCheckpoints(/*stop=*/false);
+  std::atomic<bool> over{false};
+  std::thread repair([&] {
+    while (!over && Log().find("is tried again") == std::string::npos) poll(nullptr, 0, 10);
+    std::filesystem::remove(in_the_way);
+  });
+  const ExitReport report = Train({"checkpoint.every_steps=5", "parallelism.data=2"});
+  over = true;
+  repair.join();
+  EXPECT_EQ(report.code, kExitDone) << report.reason;
+  EXPECT_EQ(State().step(), 12);
+  EXPECT_EQ(steps_.size(), 12u);
+  EXPECT_THAT(Log(), HasSubstr("checkpoint lost: rank 0: "));
+}
+
+TEST_F(TrainerRun, WhoStopsItByHandNeedNotWait) {
+  BlockCheckpoints(/*stop=*/true);
+  const ExitReport report = Train({"parallelism.data=2"});
+  EXPECT_NE(report.code, kExitDone);
+  EXPECT_NE(report.code, kExitStopped);
+  EXPECT_THAT(report.reason, HasSubstr("checkpoints/steps"));
 }
 
 TEST_F(TrainerRun, FollowsEveryLearningRateSchedule) {
