@@ -195,7 +195,7 @@ AttemptEnd Classify(const ExitRecord& exit, v1::StopKind stop, const std::string
       end.without_checkpoint ? absl::StrCat(" without a last checkpoint: ", why) : "";
   if (stop == v1::STOP_KIND_PAUSE) {
     if (exit.forced) end.outcome = v1::OUTCOME_PREEMPTED;
-    end.reason = "paused" + lost;
+    end.reason = absl::StrCat("paused", lost);
   } else if (stop == v1::STOP_KIND_TIME_LIMIT) {
     end.outcome = v1::OUTCOME_TIMEOUT;
     end.reason = absl::StrCat(stop_reason, lost.empty() ? "" : "; ended", lost);
