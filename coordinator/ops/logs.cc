@@ -13,7 +13,7 @@ namespace {
 
 constexpr int64_t kChunkBytes = 64 << 10;
 constexpr int kAllRanks = -1;
-constexpr const char* kNoTime = "~";  // after every time: what mpirun says comes last
+constexpr std::string_view kNoTime = "~";  // after every time: what mpirun says comes last
 
 std::string Prefix(int rank) { return rank < 0 ? "[mpirun] " : absl::StrCat("[rank ", rank, "] "); }
 
@@ -110,12 +110,9 @@ void LogCursor::OpenAttempt(const Core& core, const v1::JobRecord& record, int32
   const int first = rank_ == kAllRanks ? kAllRanks : rank_;
   const int last = rank_ == kAllRanks ? record.ranks() - 1 : rank_;
   for (int rank = first; rank <= last; ++rank) {
-    File file;
-    file.rank = rank;
-    file.path = core.launcher->LogPath({job_id_, attempt}, record.job().run_dir(), rank);
-    file.offset = TailOffset(file.path, tail_lines);
-    file.time = kNoTime;
-    files_.push_back(std::move(file));
+    std::string path = core.launcher->LogPath({job_id_, attempt}, record.job().run_dir(), rank);
+    const int64_t offset = TailOffset(path, tail_lines);
+    files_.push_back({rank, std::move(path), offset, "", std::string(kNoTime)});
   }
 }
 
