@@ -11,7 +11,7 @@ template <class T>
 size_t Append(std::vector<int64_t>* words, const T* objects, size_t count) {
   static_assert(sizeof(T) % sizeof(int64_t) == 0);
   const size_t at = words->size();
-  words->resize(at + count * sizeof(T) / sizeof(int64_t));
+  words->insert(words->end(), count * sizeof(T) / sizeof(int64_t), 0);
   if (count > 0) std::memcpy(words->data() + at, objects, count * sizeof(T));
   return at;
 }
