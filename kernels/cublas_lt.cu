@@ -5,15 +5,10 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/cublas_lt.h"
+#include "kernels/shared_library.h"
 
 namespace ela::kernels::cuda {
 namespace {
-
-template <class Function>
-bool Find(void* library, const char* name, Function* function) {
-  *function = reinterpret_cast<Function>(dlsym(library, name));
-  return *function != nullptr;
-}
 
 absl::StatusOr<CublasLt> LoadOnce() {
   const std::string name = absl::StrCat("libcublasLt.so.", CUBLAS_VER_MAJOR);
@@ -30,19 +25,20 @@ absl::StatusOr<CublasLt> LoadOnce() {
   }
   CublasLt lt;
   const bool all =
-      Find(library, "cublasLtCreate", &lt.Create) &&
-      Find(library, "cublasLtDestroy", &lt.Destroy) &&
-      Find(library, "cublasLtGetStatusString", &lt.GetStatusString) &&
-      Find(library, "cublasLtMatmulDescCreate", &lt.MatmulDescCreate) &&
-      Find(library, "cublasLtMatmulDescDestroy", &lt.MatmulDescDestroy) &&
-      Find(library, "cublasLtMatmulDescSetAttribute", &lt.MatmulDescSetAttribute) &&
-      Find(library, "cublasLtMatrixLayoutCreate", &lt.MatrixLayoutCreate) &&
-      Find(library, "cublasLtMatrixLayoutDestroy", &lt.MatrixLayoutDestroy) &&
-      Find(library, "cublasLtMatmulPreferenceCreate", &lt.MatmulPreferenceCreate) &&
-      Find(library, "cublasLtMatmulPreferenceDestroy", &lt.MatmulPreferenceDestroy) &&
-      Find(library, "cublasLtMatmulPreferenceSetAttribute", &lt.MatmulPreferenceSetAttribute) &&
-      Find(library, "cublasLtMatmulAlgoGetHeuristic", &lt.MatmulAlgoGetHeuristic) &&
-      Find(library, "cublasLtMatmul", &lt.Matmul);
+      FindFunction(library, "cublasLtCreate", &lt.Create) &&
+      FindFunction(library, "cublasLtDestroy", &lt.Destroy) &&
+      FindFunction(library, "cublasLtGetStatusString", &lt.GetStatusString) &&
+      FindFunction(library, "cublasLtMatmulDescCreate", &lt.MatmulDescCreate) &&
+      FindFunction(library, "cublasLtMatmulDescDestroy", &lt.MatmulDescDestroy) &&
+      FindFunction(library, "cublasLtMatmulDescSetAttribute", &lt.MatmulDescSetAttribute) &&
+      FindFunction(library, "cublasLtMatrixLayoutCreate", &lt.MatrixLayoutCreate) &&
+      FindFunction(library, "cublasLtMatrixLayoutDestroy", &lt.MatrixLayoutDestroy) &&
+      FindFunction(library, "cublasLtMatmulPreferenceCreate", &lt.MatmulPreferenceCreate) &&
+      FindFunction(library, "cublasLtMatmulPreferenceDestroy", &lt.MatmulPreferenceDestroy) &&
+      FindFunction(library, "cublasLtMatmulPreferenceSetAttribute",
+                   &lt.MatmulPreferenceSetAttribute) &&
+      FindFunction(library, "cublasLtMatmulAlgoGetHeuristic", &lt.MatmulAlgoGetHeuristic) &&
+      FindFunction(library, "cublasLtMatmul", &lt.Matmul);
   if (!all) return absl::FailedPreconditionError(absl::StrCat(name, " lacks functions"));
   return lt;
 }

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "kernels/check.h"
+#include "kernels/shared_library.h"
 #include "proto/status_macros.h"
 
 namespace ela::trainer {
@@ -14,12 +15,6 @@ namespace {
 
 void CheckCuda(cudaError_t error, const char* what) {
   ELA_CHECK(error == cudaSuccess, "%s: %s", what, cudaGetErrorString(error));
-}
-
-template <class Function>
-bool Find(void* library, const char* name, Function* function) {
-  *function = reinterpret_cast<Function>(dlsym(library, name));
-  return *function != nullptr;
 }
 
 }  // namespace
@@ -32,18 +27,20 @@ absl::StatusOr<NcclLibrary> NcclLibrary::Load() {
                      " (install NCCL, or put its folder into LD_LIBRARY_PATH)"));
   }
   NcclLibrary l;
-  const bool all = Find(library, "ncclGetUniqueId", &l.GetUniqueId) &&
-                   Find(library, "ncclCommInitRankConfig", &l.CommInitRankConfig) &&
-                   Find(library, "ncclCommGetAsyncError", &l.CommGetAsyncError) &&
-                   Find(library, "ncclCommAbort", &l.CommAbort) &&
-                   Find(library, "ncclCommFinalize", &l.CommFinalize) &&
-                   Find(library, "ncclCommDestroy", &l.CommDestroy) &&
-                   Find(library, "ncclGetErrorString", &l.GetErrorString) &&
-                   Find(library, "ncclGroupStart", &l.GroupStart) &&
-                   Find(library, "ncclGroupEnd", &l.GroupEnd) &&
-                   Find(library, "ncclAllGather", &l.AllGather) &&
-                   Find(library, "ncclBroadcast", &l.Broadcast) &&
-                   Find(library, "ncclSend", &l.Send) && Find(library, "ncclRecv", &l.Recv);
+  const bool all =
+      kernels::FindFunction(library, "ncclGetUniqueId", &l.GetUniqueId) &&
+      kernels::FindFunction(library, "ncclCommInitRankConfig", &l.CommInitRankConfig) &&
+      kernels::FindFunction(library, "ncclCommGetAsyncError", &l.CommGetAsyncError) &&
+      kernels::FindFunction(library, "ncclCommAbort", &l.CommAbort) &&
+      kernels::FindFunction(library, "ncclCommFinalize", &l.CommFinalize) &&
+      kernels::FindFunction(library, "ncclCommDestroy", &l.CommDestroy) &&
+      kernels::FindFunction(library, "ncclGetErrorString", &l.GetErrorString) &&
+      kernels::FindFunction(library, "ncclGroupStart", &l.GroupStart) &&
+      kernels::FindFunction(library, "ncclGroupEnd", &l.GroupEnd) &&
+      kernels::FindFunction(library, "ncclAllGather", &l.AllGather) &&
+      kernels::FindFunction(library, "ncclBroadcast", &l.Broadcast) &&
+      kernels::FindFunction(library, "ncclSend", &l.Send) &&
+      kernels::FindFunction(library, "ncclRecv", &l.Recv);
   if (!all) return absl::FailedPreconditionError("libnccl.so.2 is older than 2.18");
   return l;
 }
