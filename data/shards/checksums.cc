@@ -7,7 +7,6 @@
 #include "data/shards/format.h"
 #include "data/shards/mapped_file.h"
 #include "data/shards/sidecar.h"
-#include "proto/status_macros.h"
 
 namespace ela::data {
 namespace {
@@ -42,15 +41,11 @@ std::vector<std::string> DamagedBlocks(const ShardReader& shard, int64_t part, i
   return found;
 }
 
-absl::Status CheckShards(const std::vector<std::string>& prefixes, int64_t part, int64_t parts) {
-  for (const std::string& prefix : prefixes) {
-    ELA_ASSIGN_OR_RETURN(const auto shard, ShardReader::Open(prefix));
-    const std::vector<std::string> damaged = DamagedBlocks(*shard, part, parts);
-    if (damaged.empty()) continue;
-    return absl::InvalidArgumentError(
-        absl::StrCat(damaged.front(), "; build the corpus again with ela data build"));
-  }
-  return absl::OkStatus();
+absl::Status CheckBlocks(const ShardReader& shard, int64_t part, int64_t parts) {
+  const std::vector<std::string> damaged = DamagedBlocks(shard, part, parts);
+  if (damaged.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(damaged.front(), "; build the corpus again with ela data build"));
 }
 
 }  // namespace ela::data

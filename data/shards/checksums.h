@@ -15,8 +15,7 @@ namespace ela::data {
 std::vector<std::string> DamagedBlocks(const ShardReader& shard, int64_t part = 0,
                                        int64_t parts = 1);
 
-/// InvalidArgument, with what to do, if a block is damaged among the part-th of `parts` shares of
-/// the shards of `prefixes`. Reads all the bytes of the share.
-absl::Status CheckShards(const std::vector<std::string>& prefixes, int64_t part, int64_t parts);
+/// InvalidArgument, with what to do, if one of these blocks is damaged. Reads all their bytes.
+absl::Status CheckBlocks(const ShardReader& shard, int64_t part, int64_t parts);
 
 }  // namespace ela::data

@@ -134,19 +134,22 @@ absl::Status Trainer::CheckMemory() {
 // Damaged tokens train without a word: what a few seconds can read is read, each rank its share.
 absl::Status Trainer::CheckSources(const std::vector<data::Source>& sources) {
   constexpr int64_t kMostBytes = int64_t{4} << 30;
-  std::vector<std::string> prefixes;
+  std::vector<std::unique_ptr<data::ShardReader>> shards;
   int64_t bytes = 0;
   for (const data::Source& source : sources) {
-    ELA_ASSIGN_OR_RETURN(const auto shard, data::ShardReader::Open(source.prefix));
-    prefixes.push_back(source.prefix);
+    ELA_ASSIGN_OR_RETURN(auto shard, data::ShardReader::Open(source.prefix));
     bytes += shard->bin().size() + shard->idx().size();
+    shards.push_back(std::move(shard));
   }
   if (bytes / world_->size() > kMostBytes) {
     log_->info("{:.0f} GiB of shards are not compared with their checksums: ela data verify does",
                static_cast<double>(bytes) / kGiB);
     return absl::OkStatus();
   }
-  return data::CheckShards(prefixes, world_->rank(), world_->size());
+  for (const auto& shard : shards) {
+    ELA_RETURN_IF_ERROR(data::CheckBlocks(*shard, world_->rank(), world_->size()));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Trainer::OpenData() {
