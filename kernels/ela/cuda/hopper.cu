@@ -1,7 +1,11 @@
 // Plans and launches the Hopper scans: one pass where the items fill the card, else states of the
 // segments, their fold, and the pass from each segment's prefix.
 #include "kernels/ela/cuda/hopper.h"
+
+#include <algorithm>
+
 #include "kernels/ela/cuda/hopper_launch.h"
+#include "kernels/hopper.h"
 
 namespace ela::kernels::cuda {
 namespace {
@@ -19,31 +23,7 @@ unsigned long long* SlowPathCounter() {
   return static_cast<unsigned long long*>(address);
 }
 
-/// The driver's encoder, without linking to the driver.
-auto TensorMapEncoder() {
-  void* function = nullptr;
-  cudaDriverEntryPointQueryResult result = cudaDriverEntryPointSymbolNotFound;
-  ELA_CUDA_CHECK(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
-                                                  cudaEnableDefault, &result));
-  ELA_CHECK(result == cudaDriverEntryPointSuccess, "the driver has no cuTensorMapEncodeTiled");
-  return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
-}
-
-/// x [T, H, D] as a matrix of rows, from which panels of 64 x 64 are loaded.
-CUtensorMap MapOf(const Tensor& x) {
-  static const auto encode = TensorMapEncoder();
-  CUtensorMap map;
-  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(x.row_numel()),
-                               static_cast<cuuint64_t>(x.dim(0))};
-  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(x.stride()) * sizeof(uint16_t)};
-  const cuuint32_t box[2] = {64, hopper::kTileRows}, steps[2] = {1, 1};
-  const CUresult result =
-      encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, x.data(), sizes, strides, box, steps,
-             CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  ELA_CHECK(result == CUDA_SUCCESS, "cuTensorMapEncodeTiled: %d", static_cast<int>(result));
-  return map;
-}
+CUtensorMap MapOf(const Tensor& x) { return TensorMapOf(x, hopper::kTileRows); }
 
 int PanelsOf(const ElaConfig& config) { return static_cast<int>(config.head_dim / 64); }
 
@@ -97,15 +77,7 @@ bool HopperApplies(const Context& ctx, const ElaConfig& config,
                    std::initializer_list<Tensor> tensors) {
   if (!IsExp(config.kernel) || config.head_dim != config.value_dim) return false;
   if (config.head_dim != 64 && config.head_dim != 128) return false;
-  int device = 0, major = 0;
-  ELA_CUDA_CHECK(cudaGetDevice(&device));
-  ELA_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-  if (major != 9) return false;
-  for (const Tensor& x : tensors) {
-    const bool aligned = reinterpret_cast<uintptr_t>(x.data()) % 16 == 0 && x.stride() % 8 == 0;
-    if (x.dtype() != DType::kBf16 || !aligned || x.dim(0) > INT32_MAX - 64) return false;
-  }
-  return true;
+  return IsHopper() && std::all_of(tensors.begin(), tensors.end(), HasTensorMap);
 }
 
 int64_t HopperBlocks(const Context& ctx, const ElaConfig& config) {

@@ -4,7 +4,7 @@
 // A block takes states in turn through a ring of slots in shared memory: while it works on one, the
 // copy engine loads the next ones and stores the one before, so reads and writes never wait for
 // arithmetic. A slot holds the head's whole state, as it lies in memory, and its rows of q, k, v.
-#include "kernels/ela/cuda/hopper.cuh"
+#include "kernels/hopper.cuh"
 #include "kernels/ela/cuda/hopper.h"
 #include "kernels/ela/cuda/portable.h"
 

@@ -9,7 +9,7 @@
 // exact, so any input is.
 #pragma once
 
-#include "kernels/ela/cuda/hopper.cuh"
+#include "kernels/hopper.cuh"
 #include "kernels/ela/cuda/scan.cuh"
 
 namespace ela::kernels::cuda::hopper {

@@ -1,4 +1,5 @@
-// Hopper's own instructions as the scans of this folder use them, on tiles of 64 rows.
+// Hopper's own instructions as attention uses them: barriers, the copy engine, products of tensor
+// cores on tiles of 64 rows.
 //
 // A panel is [64 rows][64 bf16] in shared memory as the copy engine writes it with a 128-byte
 // swizzle: 16-byte chunk c of row r lies at chunk c ^ (r & 7). Every product is a sequence of
