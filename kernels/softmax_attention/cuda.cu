@@ -1,10 +1,12 @@
-// The portable kernels: any card, float or bf16, any head dim up to 256, any documents and
-// positions. A warp owns a row (a query; a key in the gradients of k and v) and meets the rows of
-// the other side in tiles of 32 from shared memory, a lane each; tiles that meet no row of a block
-// are passed over. Every sum is of one warp in one order. Arithmetic is float.
+// Chooses between the Hopper kernels (hopper.h) and the portable ones here: any card, float or
+// bf16, any head dim up to 256. There a warp owns a row (a query; a key in the gradients of k and
+// v) and meets the rows of the other side in tiles of 32 from shared memory, a lane each; tiles
+// that meet no row of a block are passed over. Every sum is of one warp in one order. Arithmetic is
+// float.
 #include <cmath>
 
 #include "kernels/device_code.cuh"
+#include "kernels/softmax_attention/hopper.h"
 #include "kernels/softmax_attention/softmax_attention.h"
 
 namespace ela::kernels::cuda {
@@ -40,12 +42,7 @@ struct HeadRows {
   }
 };
 
-/// Where rows stand.
-struct Places {
-  const int32_t* document = nullptr;
-  const int32_t* position = nullptr;
-  int64_t count = 0;
-};
+using Places = softmax::RowPlaces;
 
 /// What the places of up to 32 rows span.
 struct Range {
@@ -287,10 +284,8 @@ Range* RangesOf(const Context& ctx, const Places& places) {
   return ranges;
 }
 
-/// Scratch: the ranges.
-Problem MakeProblem(const Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
-                    const Tensor& lse, const Places& queries, const Places& keys,
-                    const SoftmaxAttentionConfig& config) {
+void CheckInputs(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& lse,
+                 const Places& queries, const Places& keys, const SoftmaxAttentionConfig& config) {
   const int64_t width = config.num_heads * config.head_dim;
   ELA_CHECK(config.head_dim <= kMostHeadDim, "head dim %lld",
             static_cast<long long>(config.head_dim));
@@ -299,6 +294,12 @@ Problem MakeProblem(const Context& ctx, const Tensor& q, const Tensor& k, const 
   CheckShape("v", v, keys.count, width);
   CheckShape("lse", lse, queries.count, config.num_heads);
   ELA_CHECK(lse.dense());
+}
+
+/// Scratch: the ranges.
+Problem MakeProblem(const Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
+                    const Tensor& lse, const Places& queries, const Places& keys,
+                    const SoftmaxAttentionConfig& config) {
   Problem p = {};
   p.q = HeadRows(q);
   p.k = HeadRows(k);
@@ -338,9 +339,14 @@ void SoftmaxAttentionForward(const Context& ctx, Tensor y, Tensor lse, Tensor q,
                              Tensor k_position, const SoftmaxAttentionConfig& config) {
   const Places queries = PlacesOf(q_document, q_position), keys = PlacesOf(k_document, k_position);
   if (queries.count == 0 || keys.count == 0) return;
+  CheckShape("y", y, queries.count, config.num_heads * config.head_dim);
+  CheckInputs(q, k, v, lse, queries, keys, config);
+  if (softmax::HopperApplies({q, k, v}, {y}, config)) {
+    softmax::RunHopperForward(ctx, y, lse, q, k, v, queries, keys, config);
+    return;
+  }
   const ArenaScope scope(ctx.scratch);
   Problem p = MakeProblem(ctx, q, k, v, lse, queries, keys, config);
-  CheckShape("y", y, queries.count, config.num_heads * config.head_dim);
   p.y = HeadRows(y);
   Launch(ctx, "Attend", ForHeadDim(p.head_dim, Attend<2>, Attend<4>, Attend<8>), p, queries.count);
 }
@@ -351,14 +357,20 @@ void SoftmaxAttentionBackward(const Context& ctx, Tensor dq, Tensor dk, Tensor d
                               Tensor k_position, const SoftmaxAttentionConfig& config) {
   const Places queries = PlacesOf(q_document, q_position), keys = PlacesOf(k_document, k_position);
   if (queries.count == 0 || keys.count == 0) return;
-  const ArenaScope scope(ctx.scratch);
-  Problem p = MakeProblem(ctx, q, k, v, lse, queries, keys, config);
   const int64_t width = config.num_heads * config.head_dim;
+  CheckInputs(q, k, v, lse, queries, keys, config);
   CheckShape("dq", dq, queries.count, width);
   CheckShape("dk", dk, keys.count, width);
   CheckShape("dv", dv, keys.count, width);
   CheckShape("dy", dy, queries.count, width);
   CheckShape("delta", delta, queries.count, config.num_heads);
+  ELA_CHECK(delta.dense());
+  if (softmax::HopperApplies({q, k, v, dy}, {dq, dk, dv}, config)) {
+    softmax::RunHopperBackward(ctx, {dq, dk, dv, dy, q, k, v, lse, delta}, queries, keys, config);
+    return;
+  }
+  const ArenaScope scope(ctx.scratch);
+  Problem p = MakeProblem(ctx, q, k, v, lse, queries, keys, config);
   p.dy = HeadRows(dy);
   p.dq = HeadRows(dq);
   p.dk = HeadRows(dk);

@@ -199,13 +199,28 @@ int64_t SoftmaxRing(const Sizes& s) {
   return sent + std::min<int64_t>(steps, 2) * (message + 2 * Block(2 * width, kFloat)) + sums;
 }
 
+// Its backward pass on a device (kernels/softmax_attention): what tiles hold, and on Hopper the
+// sums of dq of whole tiles of queries, their statistics and turns.
+int64_t SoftmaxDeviceWork(const Sizes& s) {
+  const int64_t heads = s.model.num_attention_heads(), head_dim = s.d / heads;
+  const auto tiles = [&](int64_t rows) { return (s.t + rows - 1) / rows; };
+  if (s.element != 2 || (head_dim != 64 && head_dim != 128)) return 2 * Block(tiles(32), 16);
+  const int64_t key_tile = 128, query_tile = head_dim == 64 ? 128 : 64;
+  const auto places = [&](int64_t rows) {
+    return Block(tiles(rows) * rows, 8) + Block(tiles(rows), 16) + Block(tiles(rows), 12);
+  };
+  const int64_t padded = tiles(query_tile) * query_tile;
+  return places(query_tile) + places(key_tile) + Block(padded * heads, 8) +
+         Block(padded * s.d, kFloat) + Block(1 + tiles(query_tile) * heads, kIndex);
+}
+
 // Its backward pass: the ring, delta, and on the CPU parts of dq of runs of key tiles and the tiles
 // of one thread.
 int64_t SoftmaxWork(const Sizes& s) {
   constexpr int64_t kQueryTile = 64, kKeyTile = 256, kItems = 8;
   const int64_t heads = s.model.num_attention_heads(), head_dim = s.d / heads;
   const int64_t delta = Block(s.t * heads, kFloat);
-  if (s.device) return SoftmaxRing(s) + delta;
+  if (s.device) return SoftmaxRing(s) + delta + SoftmaxDeviceWork(s);
   const int64_t runs =
       std::max<int64_t>(1, std::min((kItems + heads - 1) / heads, (s.t + kKeyTile - 1) / kKeyTile));
   const bool in_place = runs == 1 && (s.element == kFloat || s.sequence > 1);

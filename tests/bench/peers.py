@@ -9,6 +9,7 @@ backward, N(0, 1) inputs. Peers:
          sums as hadamard_exp without its safety against overflow; exp is in the time
   cuDNN, flash   PyTorch's scaled_dot_product_attention with that back end alone; softmax attention
          does work of another order in the length
+The softmax attention of hybrid layers stands beside cuDNN's and PyTorch's flash at its own shapes,
 and for decoding one token of one sequence of 16 heads of 128 with 128K and 1M tokens behind it:
 attention over a key-value cache by PyTorch, beside a step of the state, which has one size.
 
@@ -130,6 +131,29 @@ def compare(torch, timer, rows):
         print(f"not run: {reason}")
 
 
+def compare_softmax(torch, timer, rows):
+    reasons = []
+    print(f"\n{'softmax attention':34} {'ours':>15} {'cuDNN':>25} {'flash':>25}")
+    for row in rows:
+        if "documents" in row["softmax"]:
+            continue
+        shape = tuple(row[k] for k in ("sequences", "heads", "length", "dim"))
+        ours = (row["forward"], row["backward"])
+        cells = []
+        for name in ("cuDNN", "flash"):
+            inputs = [torch.randn(shape, device="cuda", dtype=torch.bfloat16) for _ in "qkv"]
+            measured = timer.forward_backward(softmax_attention(torch, name, row["causal"]), inputs)
+            del inputs
+            torch.cuda.empty_cache()
+            if isinstance(measured, str):
+                reasons.append(f"{name} at {row['softmax']}: {measured}")
+            cells.append(cell(measured, ours))
+        mine = f"{ours[0] * 1e3:7.3f} {ours[1] * 1e3:7.3f}"
+        print(f"{row['softmax']:34} {mine} " + " ".join(f"{c:>25}" for c in cells), flush=True)
+    for reason in reasons:
+        print(f"not run: {reason}")
+
+
 def decode(torch, timer, rows, copy):
     state = next((r for r in rows if (r["batch"], r["heads"], r["dim"]) ==
                   (1, DECODE_HEADS, DECODE_DIM)), None)
@@ -181,6 +205,7 @@ def main():
           f"GB/s (read + written), medians of {options.runs} runs")
     timer = Timer(torch, options.runs)
     compare(torch, timer, shapes)
+    compare_softmax(torch, timer, [r for r in rows if "softmax" in r])
     decode(torch, timer, [r for r in rows if "decode" in r], copy)
 
 

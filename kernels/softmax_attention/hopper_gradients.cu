@@ -1,0 +1,393 @@
+// Backward on Hopper, bf16, head dim 64 or 128: with P = 2^(scale S - lse), dS = P (dP - delta):
+//
+//   dV += P^T dY,  dK += scale dS^T Q,  dQ += scale dS K,  S = Q K^T,  dP = dY V^T.
+//
+// A block is one warpgroup that loads and stores and two that compute, each 64 of the block's tile
+// of 128 keys against tiles of 64 (D = 128) or 128 (D = 64) queries, late ones first. S^T and dP^T
+// come out of products as the next products take P^T and dS^T, in registers; dK and dV stay there
+// too. dS goes through shared memory for dQ, of which each warpgroup computes a half. A tile's part
+// of dQ is added to a sum in global memory by the copy engine, and tiles of keys add in their
+// order: one waits until those before it have. So results are equal bit for bit. Blocks draw tiles
+// of keys in that order, hence the one that is waited for is at work or done.
+#include "kernels/cuda_support.h"
+#include "kernels/softmax_attention/hopper_backward.h"
+#include "kernels/softmax_attention/hopper_tile.cuh"
+
+namespace ela::kernels::cuda::softmax {
+namespace {
+
+constexpr int kGroups = 2;
+constexpr int kThreads = 128 * (1 + kGroups);
+
+#ifdef ELA_HOPPER_CODE
+
+using hopper::Arrive;
+using hopper::SharedAddress;
+using hopper::WaitBarrier;
+
+/// What the loader tells the others about an item; tile < 0: no more items.
+struct Item {
+  int tile, head, count;
+};
+
+template <int kDim>
+struct BackwardMemory : BackwardSize<kDim> {
+  using Size = BackwardSize<kDim>;
+  unsigned char* base;
+
+  __device__ explicit BackwardMemory(unsigned char* memory)
+      : base(memory + (1024 - SharedAddress(memory) % 1024) % 1024) {}
+  __device__ unsigned char* Keys() const { return base; }
+  __device__ unsigned char* Values() const { return base + Size::kKeyTile; }
+  __device__ unsigned char* Queries(int i) const {
+    return base + Size::kQueries + i % 2 * Size::kQueryTile;
+  }
+  __device__ unsigned char* Dy(int i) const { return base + Size::kDy + i % 2 * Size::kQueryTile; }
+  __device__ unsigned char* Ds(int i) const { return base + Size::kDs + i % 2 * Size::kDsTile; }
+  __device__ unsigned char* Sums() const { return base + Size::kSums; }
+  __device__ float2* Statistics(int i) const {
+    return reinterpret_cast<float2*>(base + Size::kStatistics) + i % 2 * Size::kQueryRows;
+  }
+  __device__ uint64_t* Barrier(int i) const {
+    return reinterpret_cast<uint64_t*>(base + Size::kInfo) + i;
+  }
+  __device__ uint64_t* KeysFull() const { return Barrier(0); }
+  __device__ uint64_t* KeysFree() const { return Barrier(1); }
+  __device__ uint64_t* QueriesFull(int i) const { return Barrier(2 + i % 2); }
+  __device__ uint64_t* QueriesFree(int i) const { return Barrier(4 + i % 2); }
+  __device__ uint64_t* DyFull(int i) const { return Barrier(6 + i % 2); }
+  __device__ uint64_t* DyFree(int i) const { return Barrier(8 + i % 2); }
+  __device__ uint64_t* SumsFull() const { return Barrier(10); }
+  __device__ uint64_t* SumsFree() const { return Barrier(11); }
+  __device__ Item* ItemOf() const { return reinterpret_cast<Item*>(Barrier(12)); }
+  /// The stage's tile of queries, or -1 where all pairs meet.
+  __device__ int* MaskedOf(int i) const { return reinterpret_cast<int*>(Barrier(14)) + i % 2; }
+  __device__ static int Turn(int i) { return i / 2 % 2; }
+
+  __device__ void Start() const {
+    constexpr int kWarps = 4 * kGroups;
+    if (threadIdx.x == 0) {
+      hopper::InitBarrier(KeysFull(), 2);
+      hopper::InitBarrier(KeysFree(), kWarps + 1);
+      for (int i = 0; i < Size::kStages; ++i) {
+        hopper::InitBarrier(QueriesFull(i), 2);
+        hopper::InitBarrier(QueriesFree(i), kWarps);
+        hopper::InitBarrier(DyFull(i), 1);
+        hopper::InitBarrier(DyFree(i), kWarps);
+      }
+      hopper::InitBarrier(SumsFull(), kWarps);
+      hopper::InitBarrier(SumsFree(), 1);
+      hopper::FenceProxy();
+    }
+    __syncthreads();
+  }
+};
+
+/// By one thread.
+template <int kDim>
+__device__ void LoadItems(const BackwardArgs& p, const BackwardMemory<kDim>& mem) {
+  using Size = BackwardSize<kDim>;
+  int step = 0, item = 0;
+  for (;;) {
+    const int id = atomicAdd(p.next, 1);
+    if (id >= p.keys.count * p.heads) break;
+    const int tile = id / p.heads, head = id % p.heads;
+    const Span span = p.key_spans[tile];
+    if (span.count == 0) continue;
+    WaitBarrier(mem.KeysFree(), (item + 1) % 2);
+    *mem.ItemOf() = {tile, head, span.count};
+    LoadTile<kKeyRows, kDim>(&p.k, mem.KeysFull(), mem.Keys(), head, tile);
+    LoadTile<kKeyRows, kDim>(&p.v, mem.KeysFull(), mem.Values(), head, tile);
+    ++item;
+    for (int query = span.end - 1; query >= span.begin; --query) {
+      if (!p.spans[query].Holds(tile)) continue;
+      const bool all = AllMeet(p.queries, query, p.keys, tile, p.causal);
+      WaitBarrier(mem.QueriesFree(step), mem.Turn(step) ^ 1);
+      *mem.MaskedOf(step) = all ? -1 : query;
+      hopper::ExpectBytes(mem.QueriesFull(step), Size::kQueryRows * 8);
+      hopper::LoadBulk(mem.Statistics(step),
+                       p.statistics + (int64_t{head} * p.queries.count + query) * Size::kQueryRows,
+                       Size::kQueryRows * 8, mem.QueriesFull(step));
+      LoadTile<Size::kQueryRows, kDim>(&p.q, mem.QueriesFull(step), mem.Queries(step), head, query);
+      WaitBarrier(mem.DyFree(step), mem.Turn(step) ^ 1);
+      LoadTile<Size::kQueryRows, kDim>(&p.dy, mem.DyFull(step), mem.Dy(step), head, query);
+      ++step;
+    }
+  }
+  WaitBarrier(mem.KeysFree(), (item + 1) % 2);
+  mem.ItemOf()->tile = -1;
+  Arrive(mem.KeysFull());
+  Arrive(mem.KeysFull());
+}
+
+__device__ inline void WaitTurn(const int* turn, int rank) {
+  int now;
+  do {
+    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(now) : "l"(turn) : "memory");
+  } while (now != rank);
+}
+__device__ inline void GiveTurn(int* turn, int rank) {
+  asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(turn), "r"(rank) : "memory");
+}
+__device__ inline void AddBulk(void* to, const void* from, int bytes) {
+  asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(
+                   __cvta_generic_to_global(to)),
+               "r"(SharedAddress(from)), "r"(bytes)
+               : "memory");
+}
+
+/// Adds each step's part of dq when its turn comes; by one thread.
+template <int kDim>
+__device__ void AddItems(const BackwardArgs& p, const BackwardMemory<kDim>& mem) {
+  constexpr int kBytes = BackwardSize<kDim>::kSumBytes;
+  int step = 0;
+  for (int item = 0;; ++item) {
+    WaitBarrier(mem.KeysFull(), item % 2);
+    const Item now = *mem.ItemOf();
+    Arrive(mem.KeysFree());
+    if (now.tile < 0) return;
+    int query = p.key_spans[now.tile].end;
+    for (int i = 0; i < now.count; ++i, ++step) {
+      Span span;
+      do {
+        span = p.spans[--query];
+      } while (!span.Holds(now.tile));
+      const int64_t at = int64_t{query} * p.heads + now.head;
+      float* to = p.sums + at * (kBytes / 4);
+      const int rank = now.tile - span.begin;
+      WaitBarrier(mem.SumsFull(), step % 2);
+      WaitTurn(p.turns + at, rank);
+      if (rank == 0) {
+        hopper::StoreBulk(to, mem.Sums(), kBytes);
+      } else {
+        AddBulk(to, mem.Sums(), kBytes);
+      }
+      hopper::CommitStores();
+      hopper::WaitStoresRead<0>();
+      Arrive(mem.SumsFree());
+      hopper::WaitStores();
+      __threadfence();
+      GiveTurn(p.turns + at, rank + 1);
+    }
+  }
+}
+
+__device__ inline void SyncGroups() { asm volatile("bar.sync 1, 256;" ::: "memory"); }
+
+/// 64 keys of one head.
+template <int kDim>
+struct Keys {
+  static constexpr int kQueryRows = BackwardSize<kDim>::kQueryRows;
+  static constexpr int kScores = kQueryRows / 2;  // registers of an accumulator [64][kQueryRows]
+  float dk[kDim / 2], dv[kDim / 2];
+  int32_t document[2], position[2];
+
+  __device__ void Start(const BackwardArgs& p, int row) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const Place place = p.keys.places[row + 8 * r];
+      document[r] = place.document;
+      position[r] = place.position;
+    }
+  }
+
+  /// d = rows A^T, of own rows of a tile of keys and all rows of a tile of queries.
+  __device__ static void IssueScores(float (&d)[kScores], uint32_t own, uint32_t queries) {
+#pragma unroll
+    for (int step = 0; step < kDim / 16; ++step) {
+      Wgmma<false, false>(d, AlongRows<kKeyRows>(own, step), AlongRows<kQueryRows>(queries, step),
+                          step > 0);
+    }
+    hopper::WgmmaCommit();
+  }
+  /// d (+)= weights A, summed over the rows of a tile of queries.
+  __device__ static void IssueSums(float (&d)[kDim / 2], const uint32_t* weights, uint32_t queries,
+                                   bool first) {
+#pragma unroll
+    for (int step = 0; step < kQueryRows / 16; ++step) {
+      Wgmma<true>(d, weights + 4 * step, OverRows<kQueryRows>(queries, step), !first || step > 0);
+    }
+    hopper::WgmmaCommit();
+  }
+  /// A half of dQ = dS K: of the columns (D = 128) or the rows (D = 64).
+  __device__ static void IssueQueries(float (&d)[32], uint32_t ds, uint32_t keys, int group) {
+    constexpr int kPanel = kKeyRows * 128;
+    const uint32_t a = ds + (kDim == 64 ? static_cast<uint32_t>(group * kPanel) : 0);
+    const uint32_t b = keys + (kDim == 64 ? 0 : static_cast<uint32_t>(group * kPanel));
+#pragma unroll
+    for (int step = 0; step < kKeyRows / 16; ++step) {
+      Wgmma<true, true>(d, OverRows<kKeyRows>(a, step), OverRows<kKeyRows>(b, step), step > 0);
+    }
+    hopper::WgmmaCommit();
+  }
+
+  /// Scores to weights; of pairs that don't meet to 0.
+  __device__ void Weigh(float (&s)[kScores], const BackwardArgs& p, const float2* statistics,
+                        int masked_tile) const {
+    const int t = static_cast<int>(threadIdx.x) % 4;
+#pragma unroll
+    for (int j = 0; j < kQueryRows / 8; ++j) {
+      const float4 two = *reinterpret_cast<const float4*>(statistics + 8 * j + 2 * t);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        s[4 * j + i] = hopper::Exp2(fmaf(s[4 * j + i], p.scale_log2, -(i % 2 ? two.z : two.x)));
+      }
+    }
+    if (masked_tile < 0) return;
+    const Place* places = p.queries.places + int64_t{masked_tile} * kQueryRows;
+#pragma unroll
+    for (int j = 0; j < kQueryRows / 8; ++j) {
+      const int4 two = *reinterpret_cast<const int4*>(places + 8 * j + 2 * t);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const Place query = {i % 2 ? two.z : two.x, !p.causal ? INT32_MAX : i % 2 ? two.w : two.y};
+        if (!Meet(query, document[i / 2], position[i / 2])) s[4 * j + i] = 0.0f;
+      }
+    }
+  }
+};
+
+/// Weights P and dP to P and dS as operands.
+template <int N>
+__device__ void TakeGradients(uint32_t (&weights)[N / 2], uint32_t (&ds)[N / 2],
+                              const float (&s)[N], const float (&dp)[N], const float2* statistics) {
+  const int t = static_cast<int>(threadIdx.x) % 4;
+#pragma unroll
+  for (int j = 0; j < N / 4; ++j) {
+    const float4 two = *reinterpret_cast<const float4*>(statistics + 8 * j + 2 * t);
+#pragma unroll
+    for (int i = 4 * j; i < 4 * j + 4; i += 2) {
+      weights[i / 2] = hopper::Pack(s[i], s[i + 1]);
+      ds[i / 2] = hopper::Pack(s[i] * (dp[i] - two.y), s[i + 1] * (dp[i + 1] - two.w));
+    }
+  }
+}
+
+/// dS^T, operands of rows row and row + 8, into panels [128 keys][64 queries].
+template <int N>
+__device__ void StoreDs(uint32_t to, int row, const uint32_t (&ds)[N]) {
+  const int t = static_cast<int>(threadIdx.x) % 4;
+#pragma unroll
+  for (int j = 0; j < N / 2; ++j) {
+    const uint32_t at = to + static_cast<uint32_t>(j / 8 * kKeyRows * 128 + row * 128 +
+                                                   (((j % 8) ^ (row & 7)) << 4) + 4 * t);
+    hopper::StoreShared(at, ds[2 * j]);
+    hopper::StoreShared(at + 8 * 128, ds[2 * j + 1]);
+  }
+}
+
+__device__ inline void StoreSums(unsigned char* to, const float (&d)[32], int group, int thread) {
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+    *reinterpret_cast<float4*>(to + ((group * 8 + j) * 128 + thread) * 16) =
+        make_float4(d[4 * j], d[4 * j + 1], d[4 * j + 2], d[4 * j + 3]);
+  }
+}
+
+template <int kDim>
+__device__ void AddKeyGradient(const Gradient& to, int64_t row, int64_t total, int head,
+                               float scale, const float (&d)[kDim / 2]) {
+  const int t = static_cast<int>(threadIdx.x) % 4;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    if (row + 8 * r >= total) continue;
+#pragma unroll
+    for (int j = 0; j < kDim / 8; ++j) {
+      to.AddPair(row + 8 * r, int64_t{head} * kDim + 8 * j + 2 * t, d[4 * j + 2 * r] * scale,
+                 d[4 * j + 2 * r + 1] * scale);
+    }
+  }
+}
+
+template <int kDim>
+__device__ void ComputeItems(const BackwardArgs& p, const BackwardMemory<kDim>& mem, int group) {
+  const int thread = static_cast<int>(threadIdx.x) % 128;
+  const int row = 64 * group + thread / 32 * 16 + thread % 32 / 4;
+  const auto own = static_cast<uint32_t>(group * 64 * 128);
+  const uint32_t keys = SharedAddress(mem.Keys()), values = SharedAddress(mem.Values());
+  int step = 0;
+  for (int item = 0;; ++item) {
+    WaitBarrier(mem.KeysFull(), item % 2);
+    const Item now = *mem.ItemOf();
+    if (now.tile < 0) return;
+    Keys<kDim> rows;
+    rows.Start(p, now.tile * kKeyRows + row);
+    for (int i = 0; i < now.count; ++i, ++step) {
+      const uint32_t queries = SharedAddress(mem.Queries(step)), dy = SharedAddress(mem.Dy(step));
+      float s[Keys<kDim>::kScores], dp[Keys<kDim>::kScores];
+      WaitBarrier(mem.QueriesFull(step), mem.Turn(step));
+      const int masked = *mem.MaskedOf(step);
+      hopper::WgmmaFence();
+      Keys<kDim>::IssueScores(s, keys + own, queries);
+      WaitBarrier(mem.DyFull(step), mem.Turn(step));
+      Keys<kDim>::IssueScores(dp, values + own, dy);
+      hopper::WgmmaWait<1>();
+      Pin(s);
+      rows.Weigh(s, p, mem.Statistics(step), masked);
+      hopper::WgmmaWait<0>();
+      Pin(dp);
+      uint32_t weights[Keys<kDim>::kScores / 2], ds[Keys<kDim>::kScores / 2];
+      TakeGradients(weights, ds, s, dp, mem.Statistics(step));
+      StoreDs(SharedAddress(mem.Ds(step)), row, ds);
+      hopper::WgmmaFence();
+      Keys<kDim>::IssueSums(rows.dv, weights, dy, i == 0);
+      hopper::FenceProxy();
+      SyncGroups();  // dS of both; and both have read that of two steps before
+      float dq[32];
+      hopper::WgmmaFence();
+      Keys<kDim>::IssueQueries(dq, SharedAddress(mem.Ds(step)), keys, group);
+      Keys<kDim>::IssueSums(rows.dk, ds, queries, i == 0);
+      hopper::WgmmaWait<1>();
+      Pin(dq);
+      ArriveWarp(mem.DyFree(step));
+      WaitBarrier(mem.SumsFree(), (step + 1) % 2);
+      StoreSums(mem.Sums(), dq, group, thread);
+      hopper::FenceProxy();
+      ArriveWarp(mem.SumsFull());
+      hopper::WgmmaWait<0>();
+      Pin(rows.dk);
+      Pin(rows.dv);
+      ArriveWarp(mem.QueriesFree(step));
+    }
+    ArriveWarp(mem.KeysFree());
+    const int64_t first = int64_t{now.tile} * kKeyRows + row;
+    AddKeyGradient<kDim>(p.dk, first, p.keys.total, now.head, p.scale, rows.dk);
+    AddKeyGradient<kDim>(p.dv, first, p.keys.total, now.head, 1.0f, rows.dv);
+  }
+}
+
+#endif  // ELA_HOPPER_CODE
+
+template <int kDim>
+__global__ void __launch_bounds__(kThreads, 1)
+    GradientsOnHopper(const __grid_constant__ BackwardArgs p) {
+#ifdef ELA_HOPPER_CODE
+  extern __shared__ unsigned char memory[];
+  const BackwardMemory<kDim> mem(memory);
+  mem.Start();
+  if (threadIdx.x < 128) {
+    hopper::SetRegisters<40, 168>();
+    if (threadIdx.x == 0) LoadItems<kDim>(p, mem);
+    if (threadIdx.x == 32) AddItems<kDim>(p, mem);
+  } else {
+    hopper::SetRegisters<232, 168>();
+    ComputeItems<kDim>(p, mem, static_cast<int>(threadIdx.x) / 128 - 1);
+  }
+#endif
+}
+
+}  // namespace
+
+template <int kDim>
+void LaunchGradients(const Context& ctx, const BackwardArgs& args) {
+  constexpr int kBytes = BackwardSize<kDim>::kBytes;
+  ELA_CUDA_CHECK(cudaFuncSetAttribute(GradientsOnHopper<kDim>,
+                                      cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
+  const auto blocks = static_cast<unsigned>(NumMultiprocessors(ctx));
+  GradientsOnHopper<kDim><<<blocks, kThreads, kBytes, StreamOf(ctx)>>>(args);
+  CheckLaunch("GradientsOnHopper");
+}
+template void LaunchGradients<64>(const Context&, const BackwardArgs&);
+template void LaunchGradients<128>(const Context&, const BackwardArgs&);
+
+}  // namespace ela::kernels::cuda::softmax
