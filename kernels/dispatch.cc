@@ -213,6 +213,13 @@ void CombineRows(const Context& ctx, Tensor y, Tensor rows, Tensor row_of_slot) 
   ELA_RUN(CombineRows, y, y, rows, row_of_slot);
 }
 
+ELA_BACKENDS(ExpertsForward)
+void ExpertsForward(const Context& ctx, Tensor out, Tensor x, Tensor weights, Tensor experts,
+                    const std::vector<Tensor>& up, const std::vector<Tensor>& down, Tensor labels,
+                    LabelBias bias) {
+  ELA_RUN(ExpertsForward, x, out, x, weights, experts, up, down, labels, bias);
+}
+
 ELA_BACKENDS(SwigluForward)
 void SwigluForward(const Context& ctx, Tensor h, Tensor gu) { ELA_RUN(SwigluForward, gu, h, gu); }
 
@@ -246,6 +253,13 @@ ELA_BACKENDS(SoftmaxAttentionMerge)
 void SoftmaxAttentionMerge(const Context& ctx, Tensor y, Tensor lse, Tensor part_y,
                            Tensor part_lse) {
   ELA_RUN(SoftmaxAttentionMerge, y, y, lse, part_y, part_lse);
+}
+
+ELA_BACKENDS(SoftmaxAttentionDecode)
+void SoftmaxAttentionDecode(const Context& ctx, Tensor y, Tensor keys, Tensor values, Tensor q,
+                            Tensor k, Tensor v, Tensor positions,
+                            const SoftmaxAttentionConfig& config) {
+  ELA_RUN(SoftmaxAttentionDecode, q, y, keys, values, q, k, v, positions, config);
 }
 
 ELA_BACKENDS(SoftmaxAttentionBackward)
@@ -285,6 +299,9 @@ void Fill(const Context& ctx, Tensor x, double value) { ELA_RUN_ANY(Fill, x, val
 
 ELA_BACKENDS(Copy)
 void Copy(const Context& ctx, Tensor y, Tensor x) { ELA_RUN_ANY(Copy, y, x); }
+
+ELA_BACKENDS(RowArgmax)
+void RowArgmax(const Context& ctx, Tensor index, Tensor x) { ELA_RUN(RowArgmax, x, index, x); }
 
 ELA_BACKENDS(RowDots)
 void RowDots(const Context& ctx, Tensor dots, Tensor a, Tensor b) {

@@ -17,6 +17,7 @@
 #include "kernels/ela/ela.h"
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/embedding/embedding.h"
+#include "kernels/experts/experts.h"
 #include "kernels/label_bias/label_bias.h"
 #include "kernels/linear/linear.h"
 #include "kernels/loss/loss.h"

@@ -1,5 +1,6 @@
 // Float and bf16 tensors, each on its own; Copy also moves equal types of any kind, and Fill sets
 // any type.
+#include <cmath>
 #include <cstring>
 
 #include "kernels/elementwise/elementwise.h"
@@ -95,6 +96,23 @@ void Scale(const Context& ctx, Tensor x, double factor) {
     float* out = FloatTarget(x, r * x.stride() + i, buffer);
     for (int64_t j = 0; j < n; ++j) out[j] = in[j] * multiplier;
     WriteFloats(x, r * x.stride() + i, n, out);
+  });
+}
+
+void RowArgmax(const Context& ctx, Tensor index, Tensor x) {
+  const int64_t columns = x.row_numel();
+  CheckShape("index", index, x.dim(0), 1);
+  const ArenaScope scope(ctx.scratch);
+  const ThreadBuffers buffers(ctx, BufferFloats(x));
+  ParallelBlocks(ctx, x.dim(0), RowsPerBlock(columns), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      const float* row = ReadRow(x, r, buffers.Get());
+      int64_t best = -1;
+      for (int64_t i = 0; i < columns; ++i) {
+        if (best < 0 ? !std::isnan(row[i]) : row[i] > row[best]) best = i;
+      }
+      index.as<int32_t>()[r * index.stride()] = static_cast<int32_t>(std::max<int64_t>(best, 0));
+    }
   });
 }
 

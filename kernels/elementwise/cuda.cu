@@ -65,6 +65,48 @@ __global__ void FillRows(Bits* x, int64_t stride, Bits bits, Shape shape) {
   ForEachVector<1>(shape, [&](int64_t row, int64_t column) { x[row * stride + column] = bits; });
 }
 
+/// A column and its number; column -1: none yet.
+struct Candidate {
+  float value;
+  int column;
+
+  /// The larger of the two, the lower column of equals.
+  __device__ void Meet(float other, int at) {
+    const bool better = column < 0 || other > value || (other == value && at < column);
+    if (at < 0 || !better) return;
+    value = other;
+    column = at;
+  }
+  __device__ void MeetLanes() {
+    for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) {
+      const float other = __shfl_xor_sync(kAllLanes, value, lanes);
+      Meet(other, __shfl_xor_sync(kAllLanes, column, lanes));
+    }
+  }
+};
+
+/// A block a row.
+template <class T, int N>
+__global__ void FindLargest(Rows<int32_t> index, Rows<T> x, int columns) {
+  __shared__ Candidate of_warp[kBlock / kWarp];
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  Candidate best = {0, -1};
+  for (int i = static_cast<int>(threadIdx.x) * N; i < columns; i += kBlock * N) {
+    float values[N];
+    Load(values, x[blockIdx.x] + i);
+#pragma unroll
+    for (int j = 0; j < N; ++j) best.Meet(values[j], isnan(values[j]) ? -1 : i + j);
+  }
+  best.MeetLanes();
+  if (lane == 0) of_warp[warp] = best;
+  __syncthreads();
+  if (warp != 0) return;
+  best = lane < kBlock / kWarp ? of_warp[lane] : Candidate{0, -1};
+  best.MeetLanes();
+  if (lane == 0) *index[blockIdx.x] = max(best.column, 0);
+}
+
 /// A warp a (row, head).
 template <class T, int N>
 __global__ void DotHeads(Rows<float> dots, Rows<T> a, Rows<T> b, int64_t rows, int heads, int d) {
@@ -175,6 +217,19 @@ void Scale(const Context& ctx, Tensor x, double factor) {
       },
       x);
   CheckLaunch("ScaleRows");
+}
+
+void RowArgmax(const Context& ctx, Tensor index, Tensor x) {
+  CheckShape("index", index, x.dim(0), 1);
+  if (x.dim(0) == 0) return;
+  WithVectors(
+      [&](auto element, auto n) {
+        using T = decltype(element);
+        FindLargest<T, n><<<GridSize(x.dim(0)), kBlock, 0, StreamOf(ctx)>>>(
+            Rows<int32_t>(index), Rows<T>(x), static_cast<int>(x.row_numel()));
+      },
+      x);
+  CheckLaunch("FindLargest");
 }
 
 void RowDots(const Context& ctx, Tensor dots, Tensor a, Tensor b) {

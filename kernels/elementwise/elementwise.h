@@ -1,4 +1,4 @@
-// Small ops that only move bytes.
+// Small ops whose time is that of moving their bytes.
 #pragma once
 
 #include "kernels/context.h"
@@ -14,6 +14,9 @@ void Fill(const Context& ctx, Tensor x, double value);
 void Copy(const Context& ctx, Tensor y, Tensor x);
 /// x *= factor.
 void Scale(const Context& ctx, Tensor x, double factor);
+/// index [T] (i32) = the column of each row's largest number, the first of equals; x [T, n], n > 0.
+/// NaNs are passed over; a row of nothing else: 0.
+void RowArgmax(const Context& ctx, Tensor index, Tensor x);
 /// dots [T, H] (float) = sums over the last dimension of a b; a, b [T, H, D], rows may be strided.
 void RowDots(const Context& ctx, Tensor dots, Tensor a, Tensor b);
 

@@ -1,3 +1,6 @@
+#include <algorithm>
+#include <cmath>
+
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/matrix.h"
 
@@ -29,6 +32,17 @@ void Copy(const Context& ctx, Tensor y, Tensor x) { Matrix(x).StoreTo(y); }
 void Scale(const Context& ctx, Tensor x_inout, double factor) {
   const Matrix x(x_inout);
   Each(x_inout, [&](int64_t i, int64_t j) { return factor * x(i, j); });
+}
+
+void RowArgmax(const Context& ctx, Tensor index, Tensor x_in) {
+  const Matrix x(x_in);
+  for (int64_t t = 0; t < x.rows(); ++t) {
+    int64_t best = -1;
+    for (int64_t j = 0; j < x.columns(); ++j) {
+      if (best < 0 ? !std::isnan(x(t, j)) : x(t, j) > x(t, best)) best = j;
+    }
+    index.as<int32_t>()[t] = static_cast<int32_t>(std::max<int64_t>(best, 0));
+  }
 }
 
 void RowDots(const Context& ctx, Tensor dots, Tensor a_in, Tensor b_in) {

@@ -76,6 +76,28 @@ void SoftmaxAttentionForward(const Context& ctx, Tensor y_inout, Tensor lse_inou
   lse.StoreTo(lse_inout);
 }
 
+void SoftmaxAttentionDecode(const Context& ctx, Tensor y, Tensor keys, Tensor values, Tensor q,
+                            Tensor k, Tensor v, Tensor positions,
+                            const SoftmaxAttentionConfig& config) {
+  CheckDecodeShapes(y, keys, values, q, k, v, positions, config);
+  const int64_t room = keys.dim(1), heads = config.num_heads, d = config.head_dim;
+  for (int64_t b = 0; b < q.dim(0); ++b) {
+    const int64_t first = b * room, seen = positions.as<int32_t>()[b] + 1;
+    const auto rows = [&](const Tensor& cache) {
+      return cache.View({cache.dim(0) * room, heads, d}).Rows(first, first + seen);
+    };
+    Matrix(k.Rows(b, b + 1)).StoreTo(rows(keys).Rows(seen - 1, seen));
+    Matrix(v.Rows(b, b + 1)).StoreTo(rows(values).Rows(seen - 1, seen));
+    const std::vector<int32_t> zeros(static_cast<size_t>(seen));  // one document, all of it past
+    const Tensor places = Tensor::Of(zeros.data(), {seen});
+    std::vector<double> lse(static_cast<size_t>(heads), kNothing);
+    Matrix(1, heads * d).StoreTo(y.Rows(b, b + 1));
+    reference::SoftmaxAttentionForward(
+        ctx, y.Rows(b, b + 1), Tensor::Of(lse.data(), {1, heads}), q.Rows(b, b + 1), rows(keys),
+        rows(values), places.Rows(0, 1), places, places.Rows(0, 1), places, config);
+  }
+}
+
 void SoftmaxAttentionMerge(const Context& ctx, Tensor y_inout, Tensor lse_inout, Tensor part_y_in,
                            Tensor part_lse_in) {
   Matrix y(y_inout), lse(lse_inout);

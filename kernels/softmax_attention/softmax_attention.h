@@ -32,11 +32,24 @@ void SoftmaxAttentionForward(const Context& ctx, Tensor y, Tensor lse, Tensor q,
 void SoftmaxAttentionMerge(const Context& ctx, Tensor y, Tensor lse, Tensor part_y,
                            Tensor part_lse);
 
+/// Decoding, one token of each of B sequences: k and v [B, H, D] become row positions[b] of the
+/// sequence's keys and values [B, C, H, D] (C rows of room; dense), and y [B, H, D] is the
+/// attention of q [B, H, D] over rows 0 to positions[b]. positions (i32, [B]) are below C. Rows of
+/// y, q, k and v may be strided; all of one type. The bits depend on neither B nor C.
+void SoftmaxAttentionDecode(const Context& ctx, Tensor y, Tensor keys, Tensor values, Tensor q,
+                            Tensor k, Tensor v, Tensor positions,
+                            const SoftmaxAttentionConfig& config);
+
 /// Adds the contribution of one key block: dq, dk, dv are added to (zero them first), each float or
 /// of q's type. lse: of all blocks; delta [Tq, H] = dy . y (float).
 void SoftmaxAttentionBackward(const Context& ctx, Tensor dq, Tensor dk, Tensor dv, Tensor dy,
                               Tensor q, Tensor k, Tensor v, Tensor lse, Tensor delta,
                               Tensor q_document, Tensor k_document, Tensor q_position,
                               Tensor k_position, const SoftmaxAttentionConfig& config);
+
+/// Of the back ends: ends the process if a tensor of SoftmaxAttentionDecode has another shape.
+void CheckDecodeShapes(const Tensor& y, const Tensor& keys, const Tensor& values, const Tensor& q,
+                       const Tensor& k, const Tensor& v, const Tensor& positions,
+                       const SoftmaxAttentionConfig& config);
 
 }  // namespace ela::kernels

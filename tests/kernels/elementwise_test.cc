@@ -81,5 +81,23 @@ TEST(Elementwise, RoundsToTheNearestEvenBf16) {
   EXPECT_TRUE(std::isnan(Get(y, 3)));
 }
 
+TEST(Elementwise, FindsTheFirstOfTheLargest) {
+  for (const DType dtype : {kF32, DType::kBf16}) {
+    for (const int64_t n : {1, 31, 64, 2000, 5003}) {
+      OpContext ctx(TestBackend());
+      Buffer x = Input(dtype, {4, n}, 1), index(DType::kI32, {4});
+      for (int64_t i = 0; i < n; ++i) Set(x, 2 * n + i, i < n / 2 ? NAN : -INFINITY);
+      for (int64_t i = 0; i < n; ++i) Set(x, 3 * n + i, NAN);
+      Set(x, n - 1, 50);                             // row 0: at the end
+      Set(x, n + n / 3, 60), Set(x, 2 * n - 1, 60);  // row 1: twice
+      RowArgmax(ctx, index, x);
+      EXPECT_EQ(Values(index),
+                (std::vector<double>{static_cast<double>(n - 1), static_cast<double>(n / 3),
+                                     static_cast<double>(n / 2), 0}))
+          << n;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace ela::kernels
