@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -66,6 +67,29 @@ class StreamMoment {
 
  private:
   void* event_ = nullptr;  // cudaEvent_t
+};
+
+/// What a device's stream is given, recorded to be given again: one call in place of the launches
+/// of many small kernels, whose launching would take longer than they do.
+class CudaGraph {
+ public:
+  CudaGraph() = default;  // of nothing
+  ~CudaGraph();
+  CudaGraph(CudaGraph&& other) noexcept;
+  CudaGraph& operator=(CudaGraph&& other) noexcept;
+
+  /// Records what `work` gives the stream; nothing of it runs. Every address and size in it stays
+  /// as it is now, and `work` may not wait for the stream, copy from or to the host, or take more
+  /// scratch memory than there is: it has run before. An error of `work` is handed on.
+  static absl::StatusOr<CudaGraph> Record(const CudaDevice& device,
+                                          const std::function<absl::Status()>& work);
+  bool empty() const { return graph_ == nullptr; }
+  /// In the order of the stream that was recorded.
+  void Replay() const;
+
+ private:
+  void* graph_ = nullptr;   // cudaGraphExec_t
+  void* stream_ = nullptr;  // cudaStream_t
 };
 
 /// Names what the calling thread does until the end of the scope on a profiler's timeline (NVTX),

@@ -177,6 +177,43 @@ double StreamMoment::SecondsSince(const StreamMoment& earlier) const {
   return 1e-3 * static_cast<double>(ms);
 }
 
+CudaGraph::~CudaGraph() {
+  if (graph_ != nullptr) cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph_));
+}
+
+CudaGraph::CudaGraph(CudaGraph&& other) noexcept
+    : graph_(std::exchange(other.graph_, nullptr)), stream_(other.stream_) {}
+
+CudaGraph& CudaGraph::operator=(CudaGraph&& other) noexcept {
+  std::swap(graph_, other.graph_);
+  std::swap(stream_, other.stream_);
+  return *this;
+}
+
+absl::StatusOr<CudaGraph> CudaGraph::Record(const CudaDevice& device,
+                                            const std::function<absl::Status()>& work) {
+  const cudaStream_t stream = device.impl().stream.get();
+  cudaGraph_t recorded = nullptr;
+  ELA_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+  const absl::Status status = work();
+  ELA_CUDA_CHECK(cudaStreamEndCapture(stream, &recorded));
+  CudaGraph graph;
+  if (status.ok()) {
+    cudaGraphExec_t executable = nullptr;
+    ELA_CUDA_CHECK(cudaGraphInstantiate(&executable, recorded, 0));
+    graph.graph_ = executable;
+    graph.stream_ = stream;
+  }
+  ELA_CUDA_CHECK(cudaGraphDestroy(recorded));
+  if (!status.ok()) return status;
+  return graph;
+}
+
+void CudaGraph::Replay() const {
+  ELA_CUDA_CHECK(
+      cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph_), static_cast<cudaStream_t>(stream_)));
+}
+
 TraceRange::TraceRange(const char* name) { nvtxRangePushA(name); }
 TraceRange::~TraceRange() { nvtxRangePop(); }
 

@@ -35,6 +35,15 @@ StreamMoment& StreamMoment::operator=(StreamMoment&& other) noexcept = default;
 bool StreamMoment::Reached() const { return true; }
 double StreamMoment::SecondsSince(const StreamMoment& earlier) const { return 0; }
 
+CudaGraph::~CudaGraph() = default;
+CudaGraph::CudaGraph(CudaGraph&& other) noexcept = default;
+CudaGraph& CudaGraph::operator=(CudaGraph&& other) noexcept = default;
+absl::StatusOr<CudaGraph> CudaGraph::Record(const CudaDevice& device,
+                                            const std::function<absl::Status()>& work) {
+  return absl::FailedPreconditionError(WhyNoCudaDevice());
+}
+void CudaGraph::Replay() const {}
+
 TraceRange::TraceRange(const char* name) {}
 TraceRange::~TraceRange() = default;
 

@@ -71,5 +71,39 @@ TEST_F(CudaDeviceTest, AnArenaMovesFromOneKindOfMemoryToTheOther) {
   std::memset(arena.Take(1024), 1, 1024);
 }
 
+TEST_F(CudaDeviceTest, AGraphDoesAgainWhatWasRecorded) {
+  OpContext ctx(Backend::kCuda);
+  const BackendMemory memory(2 * sizeof(float), Backend::kCuda);
+  const Tensor x(memory.data(), DType::kF32, {2});
+  Fill(*ctx, x, 1);
+  auto graph = CudaGraph::Record(*TestDevice(), [&] {
+    Add(*ctx, x, x, x);
+    return absl::OkStatus();
+  });
+  ASSERT_TRUE(graph.ok()) << graph.status();
+  std::vector<float> numbers(2);
+  CopyOut(*ctx, numbers.data(), x);
+  EXPECT_EQ(numbers, (std::vector<float>{1, 1})) << "recording ran it";
+  const CudaGraph moved = *std::move(graph);
+  for (int i = 0; i < 3; ++i) moved.Replay();
+  CopyOut(*ctx, numbers.data(), x);
+  EXPECT_EQ(numbers, (std::vector<float>{8, 8}));
+}
+
+TEST_F(CudaDeviceTest, AnErrorWhileRecordingIsHandedOnAndTheStreamGoesOn) {
+  OpContext ctx(Backend::kCuda);
+  const BackendMemory memory(sizeof(float), Backend::kCuda);
+  const Tensor x(memory.data(), DType::kF32, {1});
+  const auto graph = CudaGraph::Record(*TestDevice(), [&] {
+    Fill(*ctx, x, 5);
+    return absl::InternalError("midway");
+  });
+  EXPECT_EQ(graph.status().message(), "midway");
+  Fill(*ctx, x, 3);
+  float number = 0;
+  CopyOut(*ctx, &number, x);
+  EXPECT_EQ(number, 3);
+}
+
 }  // namespace
 }  // namespace ela::kernels
