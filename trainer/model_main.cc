@@ -25,6 +25,7 @@
 #include "trainer/inference/experts.h"
 #include "trainer/inference/generate.h"
 #include "trainer/inference/score.h"
+#include "trainer/loop/choose_device.h"
 #include "trainer/loop/gather.h"
 #include "trainer/loop/machine.h"
 #include "trainer/parallel/agreement.h"
@@ -35,13 +36,14 @@ namespace {
 using nlohmann::ordered_json;
 
 struct Options {
-  std::string model, tokenizer, output = "table";
+  std::string model, tokenizer, device = "auto", precision = "fp32", output = "table";
   int threads = 0;
   bool quiet = false;
   std::string tokens_file, data, prompt, text_file;
   int64_t seq_len = 0, max_sequences = 0, top = 10;
   GenerateOptions generate;
-  Communicator* world = nullptr;  // null: one rank
+  Communicator* world = nullptr;        // null: one rank
+  kernels::CudaDevice* card = nullptr;  // null: the CPU
   int local_ranks = 1;
 
   int ThreadCount() const { return threads > 0 ? threads : ChooseThreads(local_ranks); }
@@ -75,8 +77,12 @@ absl::StatusOr<std::string> ReadFile(const Options& options, const std::string& 
 }
 
 absl::StatusOr<std::unique_ptr<LoadedModel>> Load(const Options& options) {
-  auto model =
-      LoadedModel::Load(options.model, options.tokenizer, options.ThreadCount(), options.world);
+  const bool bf16 = options.precision == "bf16";
+  auto model = LoadedModel::Load(options.model, options.tokenizer,
+                                 {.num_threads = options.ThreadCount(),
+                                  .device = options.card,
+                                  .dtype = bf16 ? kernels::DType::kBf16 : kernels::DType::kF32,
+                                  .world = options.world});
   if (model.ok() && (*model)->leaks_future() && !options.quiet && options.Speaks()) {
     std::fputs(
         "note: the memory lobe is bidirectional: every loss of this model leaks the future\n",
@@ -151,17 +157,18 @@ std::string Kib(int64_t bytes) {
   return absl::StrFormat("%.1f KiB", static_cast<double>(bytes) / 1024);
 }
 
-void TellSpeed(const Generation& g) {
+void TellSpeed(const Generation& g, const kernels::CudaDevice* card) {
   std::string memory;
   if (g.state_bytes > 0) absl::StrAppend(&memory, "; state ", Kib(g.state_bytes), " at any length");
   if (g.cache_bytes > 0)
     absl::StrAppend(&memory, "; key-value caches ", Kib(g.cache_bytes), " so far");
-  absl::FPrintF(stderr,
-                "prompt %d tokens in %.2f s; %d tokens at %.0f tok/s%s (key-value caches in every "
-                "layer: %s)\n",
-                g.prompt_tokens, g.prefill_seconds, g.decoded_tokens,
-                static_cast<double>(g.decoded_tokens) / std::max(g.decode_seconds, 1e-9), memory,
-                Kib(g.softmax_bytes));
+  absl::FPrintF(
+      stderr,
+      "prompt %d tokens in %.2f s; %d tokens at %.0f tok/s%s%s (key-value caches in every "
+      "layer: %s)\n",
+      g.prompt_tokens, g.prefill_seconds, g.decoded_tokens,
+      static_cast<double>(g.decoded_tokens) / std::max(g.decode_seconds, 1e-9),
+      card == nullptr ? "" : absl::StrCat(" on ", card->name()), memory, Kib(g.softmax_bytes));
 }
 
 absl::Status GenerateText(const Options& options) {
@@ -190,7 +197,7 @@ absl::Status GenerateText(const Options& options) {
       std::cout << "--- sample " << i + 1 << "\n" << options.prompt << text << "\n";
     }
   }
-  if (!options.quiet) TellSpeed(result);
+  if (!options.quiet) TellSpeed(result, options.card);
   return absl::OkStatus();
 }
 
@@ -262,6 +269,13 @@ CLI::App* AddCommand(CLI::App* app, const char* name, const char* doc, Options* 
       ->required();
   command->add_option("--tokenizer", options->tokenizer, "Instead of the model's own");
   command->add_option("--threads", options->threads, "Not given: this machine's cores");
+  command
+      ->add_option("--device", options->device, "auto, cpu or cuda; auto: a card, if there is one")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+      ->capture_default_str();
+  command->add_option("--precision", options->precision, "Of weights and activations: fp32 or bf16")
+      ->check(CLI::IsMember({"fp32", "bf16"}))
+      ->capture_default_str();
   command->add_option("-o,--output", options->output, "table or json")
       ->check(CLI::IsMember({"table", "json"}));
   command->add_flag("--quiet", options->quiet, "No messages");
@@ -296,10 +310,15 @@ int ExitCodeOf(const absl::Status& status) {
   return absl::IsNotFound(status) ? 3 : 1;
 }
 
-// The ranks that mpirun has started, if it has.
+// The ranks that mpirun has started, or this one.
 absl::StatusOr<std::unique_ptr<Communicator>> MakeWorld() {
-  if (LaunchedRank().empty()) return nullptr;
-  return MakeCommunicator(CommunicatorKind::kMpi, {});
+  const bool alone = LaunchedRank().empty();
+  return MakeCommunicator(alone ? CommunicatorKind::kLocal : CommunicatorKind::kMpi, {});
+}
+
+v1::DeviceKind KindOf(const std::string& device) {
+  if (device == "cpu") return v1::DEVICE_KIND_CPU;
+  return device == "cuda" ? v1::DEVICE_KIND_CUDA : v1::DEVICE_KIND_AUTO;
 }
 
 // Users' mistakes are the same on all ranks, and one tells; others must not be waited for.
@@ -314,14 +333,22 @@ int Leave(const Options& options, const absl::Status& status) {
 }
 
 int Run(Options options, absl::Status (*command)(const Options&)) {
+  std::unique_ptr<kernels::CudaDevice> device;  // outlives the world
   auto world = MakeWorld();
   if (!world.ok()) return Leave(options, world.status());
-  if (*world != nullptr && (*world)->size() > 1) {
-    options.world = world->get();
-    const auto local_ranks = LocalRanks(**world);
-    if (!local_ranks.ok()) return Leave(options, local_ranks.status());
-    options.local_ranks = *local_ranks;
-  }
+  if ((*world)->size() > 1) options.world = world->get();
+  const v1::DeviceKind kind = KindOf(options.device);
+  auto chosen = ChooseDevice(kind, **world);
+  if (!chosen.ok()) return Leave(options, chosen.status());
+  device = *std::move(chosen);
+  options.card = device.get();
+  options.world = nullptr;
+  world = WorldOf(*std::move(world), device.get(), CommTimeoutSeconds(kind));
+  if (!world.ok()) return Leave(options, world.status());
+  if ((*world)->size() > 1) options.world = world->get();
+  const auto local_ranks = LocalRanks(**world);
+  if (!local_ranks.ok()) return Leave(options, local_ranks.status());
+  options.local_ranks = *local_ranks;
   return Leave(options, command(options));
 }
 

@@ -186,6 +186,13 @@ class TestCase(unittest.TestCase):
                    "", *words, env=env, check=check)
 
 
+def has_card():
+    try:
+        return subprocess.run(["nvidia-smi", "-L"], capture_output=True).stdout.startswith(b"GPU")
+    except FileNotFoundError:
+        return False
+
+
 def metrics(run_dir):
     """metrics.jsonl as {step: record}, evaluations left out, times dropped."""
     records = {}

@@ -44,6 +44,35 @@ class InferenceTest(harness.TestCase):
                          for ranks in (1, 3))
         self.assertEqual(alone, shared)
 
+    def generated(self, *words, check=0):
+        return self.model("generate", "--model", self.run_dir, "--prompt", "int main(void) {",
+                          "--temperature", 0, "--max-tokens", 60, "-o", "json", *words,
+                          check=check)
+
+    def test_a_card_writes_the_text_of_the_cpu(self):
+        if not harness.has_card():
+            self.skipTest("no card: nvidia-smi finds none")
+        cpu, card = (json.loads(self.generated("--device", device, "--quiet").stdout)
+                     for device in ("cpu", "cuda"))
+        self.assertEqual(cpu, card)
+
+    def test_a_card_that_is_not_there(self):
+        if harness.has_card():
+            self.skipTest("there is a card")
+        done = self.generated("--device", "cuda", check=1)
+        self.assertEqual((done.stdout, done.stderr.count("\n")), ("", 1))
+        self.assertIn("CUDA", done.stderr)
+        self.assertNotIn(" on ", self.generated("--device", "auto").stderr.split("tok/s")[1])
+        self.assertIn("--device", self.generated("--device", "tpu", check=2).stderr)
+
+    def test_bf16_scores_like_fp32_to_its_rounding(self):
+        exact, rounded = (json.loads(self.model(
+            "score", "--model", self.run_dir, "--tokens", "-", "--quiet", "--device", "cpu",
+            "--precision", precision, stdin=" ".join(map(str, range(90)))).stdout)["loss"]
+            for precision in ("fp32", "bf16"))
+        self.assertNotEqual(exact, rounded)
+        self.assertAlmostEqual(exact, rounded, delta=0.02)
+
     def test_a_mistake_is_told_once(self):
         done = self.model("score", "--model", self.run_dir, "--tokens", "-", ranks=2,
                           stdin="1 99999\n", check=2)

@@ -2,7 +2,6 @@
 an error that is worth a retry, and do not hang."""
 
 import json
-import subprocess
 
 import harness
 
@@ -10,13 +9,6 @@ import harness
 RECOVERY = "--enable-recovery"
 # Two ranks on one card must not look like two devices of one process to NCCL.
 AS_HOST = 'NCCL_HOSTID=rank-$OMPI_COMM_WORLD_RANK exec "$0" "$@"'
-
-
-def has_card():
-    try:
-        return subprocess.run(["nvidia-smi", "-L"], capture_output=True).stdout.startswith(b"GPU")
-    except FileNotFoundError:
-        return False
 
 
 class LostRank(harness.TestCase):
@@ -36,7 +28,7 @@ class LostRank(harness.TestCase):
         self.assertIn("rank 1", self.reason_after_the_death_of_rank_one("cpu"))
 
     def test_the_others_end_with_an_error_on_a_card(self):
-        if not has_card():
+        if not harness.has_card():
             self.skipTest("no card: nvidia-smi finds none")
         self.assertRegex(self.reason_after_the_death_of_rank_one("cuda"), "rank 1|NCCL")
 

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <map>
 
+#include "kernels/device.h"
 #include "proto/status_macros.h"
 
 namespace ela::trainer {
@@ -24,14 +25,17 @@ absl::Status AddWindow(LoadedModel* model, const std::vector<int32_t>& ids, Tall
   const v1::ModelSpec& spec = model->spec();
   const int64_t e = spec.moe().num_experts(), k = spec.moe().top_k();
   ELA_ASSIGN_OR_RETURN(const TokenRows rows, model->Rows(ids, /*closed=*/false));
-  ELA_RETURN_IF_ERROR(model->decoder().Forward(model->context(), rows, /*routing=*/nullptr));
+  ELA_RETURN_IF_ERROR(model->Forward(rows));
+  const kernels::Context& ctx = model->context().ctx;
+  std::vector<int32_t> experts(static_cast<size_t>(rows.count() * k));
+  std::vector<float> weights(experts.size());
   for (int64_t layer = 0; layer < spec.num_layers(); ++layer) {
     const MoeLayer& moe = model->decoder().layer(layer).moe();
-    const int32_t* experts = moe.experts().as<int32_t>();
-    const float* weights = moe.weights().as<float>();
-    for (int64_t slot = 0; slot < rows.count() * k; ++slot) {
+    kernels::CopyOut(ctx, experts.data(), moe.experts());
+    kernels::CopyOut(ctx, weights.data(), moe.weights());
+    for (size_t slot = 0; slot < experts.size(); ++slot) {
       Tally& tally = tallies->by_expert[static_cast<size_t>(layer * e + experts[slot])]
-                                       [ids[static_cast<size_t>(slot / k)]];
+                                       [ids[slot / static_cast<size_t>(k)]];
       ++tally.drawn;
       tally.weight += weights[slot];
     }

@@ -1,42 +1,38 @@
 #include "trainer/inference/generate.h"
 
-#include <algorithm>
-
 #include "absl/time/clock.h"
-#include "kernels/ops.h"
 #include "proto/job/text.h"
 #include "proto/status_macros.h"
+#include "trainer/inference/decoding.h"
 
 namespace ela::trainer {
 
-using kernels::Tensor;
-
 namespace {
 
-// Sequences under way: what each is at, and which have ended.
-class Batch {
+// The next token of every sample, and which have ended.
+class Samples {
  public:
-  Batch(LoadedModel* model, const GenerateOptions& options, int64_t prompt_tokens)
-      : model_(model),
+  Samples(LoadedModel* model, const GenerateOptions& options)
+      : vocab_(model->spec().vocab_size()),
         options_(options),
-        vocab_(model->spec().vocab_size()),
-        logits_(static_cast<size_t>(options.samples * vocab_)),
         next_(static_cast<size_t>(options.samples)),
-        positions_(static_cast<size_t>(options.samples), static_cast<int32_t>(prompt_tokens)),
         ended_(static_cast<size_t>(options.samples)) {
     const auto tokenizer = model->tokenizer();
     if (options.stop_at_end_of_document && tokenizer.ok()) end_ = (*tokenizer)->end_of_document();
   }
 
-  Tensor logits() { return Tensor::Of(logits_.data(), {options_.samples, vocab_}); }
-
   // Draws the next token of every sample. False: all have ended.
-  bool Draw(const std::function<bool(int64_t, int32_t)>& on_token, Generation* out) {
+  bool Draw(Decoding* decoding, const std::function<bool(int64_t, int32_t)>& on_token,
+            Generation* out) {
+    const bool greedy = options_.sampler.temperature <= 0;
+    const int32_t* likeliest = greedy ? decoding->Likeliest().data() : nullptr;
+    const float* logits = greedy ? nullptr : decoding->Logits().data();
     bool going = false;
     for (size_t i = 0; i < next_.size(); ++i) {
       if (ended_[i]) continue;
-      next_[i] = SampleToken(logits_.data() + static_cast<int64_t>(i) * vocab_, vocab_,
-                             options_.sampler, i, static_cast<uint64_t>(positions_[i]));
+      next_[i] = greedy ? likeliest[i]
+                        : SampleToken(logits + static_cast<int64_t>(i) * vocab_, vocab_,
+                                      options_.sampler, i, static_cast<uint64_t>(decoding->seen()));
       ended_[i] = next_[i] == end_;
       if (ended_[i]) continue;
       out->tokens[i].push_back(next_[i]);
@@ -45,44 +41,15 @@ class Batch {
     }
     return going;
   }
-
-  absl::Status Step(std::vector<LayerCache>* cache) {
-    const int64_t b = options_.samples;
-    ELA_RETURN_IF_ERROR(model_->decoder().Decode(model_->context(), logits(),
-                                                 Tensor::Of(next_.data(), {b}),
-                                                 Tensor::Of(positions_.data(), {b}), cache));
-    for (int32_t& position : positions_) ++position;
-    return absl::OkStatus();
-  }
+  const std::vector<int32_t>& next() const { return next_; }
 
  private:
-  LoadedModel* model_;
-  const GenerateOptions& options_;
   int64_t vocab_;
-  std::vector<float> logits_;
-  std::vector<int32_t> next_, positions_;
+  const GenerateOptions& options_;
+  std::vector<int32_t> next_;
   std::vector<bool> ended_;
   int32_t end_ = -1;
 };
-
-// The prompt, once for all samples: what each has seen, and the logits [samples, V] after it.
-absl::StatusOr<std::vector<LayerCache>> Prefill(LoadedModel* model,
-                                                const std::vector<int32_t>& prompt, Tensor logits) {
-  ELA_ASSIGN_OR_RETURN(const TokenRows rows, model->Rows(prompt, /*closed=*/false));
-  const LayerContext& layer = model->context();
-  Decoder& decoder = model->decoder();
-  std::vector<LayerCache> caches = decoder.NewCache(layer, /*sequences=*/1);
-  ELA_RETURN_IF_ERROR(decoder.Forward(layer, rows, /*routing=*/nullptr));
-  const absl::Status filled = decoder.FillCache(layer, rows, logits.Rows(0, 1), &caches);
-  decoder.Forget(layer);
-  ELA_RETURN_IF_ERROR(filled);
-  const int64_t samples = logits.dim(0);
-  for (LayerCache& cache : caches) cache = cache.Repeated(samples);
-  for (int64_t i = 1; i < samples; ++i) {
-    kernels::Copy(layer.ctx, logits.Rows(i, i + 1), logits.Rows(0, 1));
-  }
-  return caches;
-}
 
 // Bytes of `text` that later tokens cannot change: up to a character that is not whole yet, which
 // some tokenizers give as U+FFFD.
@@ -91,12 +58,6 @@ size_t WholeBytes(const std::string& text) {
   size_t whole = job::FirstInvalidUtf8(text).value_or(text.size());
   while (whole >= 3 && text.compare(whole - 3, 3, kReplacement) == 0) whole -= 3;
   return whole;
-}
-
-int64_t BytesOf(const std::vector<LayerCache>& cache) {
-  int64_t bytes = 0;
-  for (const LayerCache& layer : cache) bytes += layer.bytes();
-  return bytes;
 }
 
 }  // namespace
@@ -118,24 +79,29 @@ absl::StatusOr<Generation> Generate(LoadedModel* model, const std::vector<int32_
   Generation out;
   out.prompt_tokens = static_cast<int64_t>(prompt.size());
   out.tokens.resize(static_cast<size_t>(options.samples));
-  Batch batch(model, options, out.prompt_tokens);
+  Samples samples(model, options);
 
   const absl::Time begin = absl::Now();
-  ELA_ASSIGN_OR_RETURN(std::vector<LayerCache> cache, Prefill(model, prompt, batch.logits()));
+  ELA_ASSIGN_OR_RETURN(const std::unique_ptr<Decoding> decoding,
+                       Decoding::Start(model, prompt,
+                                       {.samples = options.samples,
+                                        .most_tokens = out.prompt_tokens + options.max_tokens,
+                                        .graph = options.graph}));
+  model->Synchronize();
   const absl::Time prefilled = absl::Now();
   for (int64_t i = 0; i < options.max_tokens && model->last_shard(); ++i) {
-    if (!batch.Draw(on_token, &out) || i + 1 == options.max_tokens) break;
-    ELA_RETURN_IF_ERROR(batch.Step(&cache));
+    if (!samples.Draw(decoding.get(), on_token, &out) || i + 1 == options.max_tokens) break;
+    ELA_RETURN_IF_ERROR(decoding->Step(samples.next()));
   }
   out.prefill_seconds = absl::ToDoubleSeconds(prefilled - begin);
   out.decode_seconds = absl::ToDoubleSeconds(absl::Now() - prefilled);
   for (const auto& tokens : out.tokens) out.decoded_tokens += static_cast<int64_t>(tokens.size());
-  // What has seen nothing holds its states already, and no key.
-  out.state_bytes = BytesOf(model->decoder().NewCache(model->context(), options.samples));
-  out.cache_bytes = BytesOf(cache) - out.state_bytes;
+  out.state_bytes = decoding->state_bytes();
+  out.cache_bytes = decoding->cache_bytes();
   const v1::ModelSpec& spec = model->spec();
   out.softmax_bytes = (out.prompt_tokens * options.samples + out.decoded_tokens) *
-                      spec.num_layers() * 2 * spec.hidden_size() * int64_t{sizeof(float)};
+                      spec.num_layers() * 2 * spec.hidden_size() *
+                      static_cast<int64_t>(kernels::SizeOf(model->context().element));
   return out;
 }
 

@@ -1,6 +1,6 @@
 // Generation: the prompt in one forward pass, then one token at a time with the states of fixed
-// size (model.md 1.4). Samples of one prompt are decoded together. On several ranks each takes a
-// shard of the prompt; the last one, to which the states lead, decodes.
+// size (model.md 1.4; decoding.h). Samples of one prompt are decoded together. On several ranks
+// each takes a shard of the prompt; the last one, to which the states lead, decodes.
 #pragma once
 
 #include <cstdint>
@@ -19,6 +19,7 @@ struct GenerateOptions {
   int64_t samples = 1;
   SamplerConfig sampler;
   bool stop_at_end_of_document = true;
+  bool graph = true;  // on a card: as in DecodingOptions
 };
 
 struct Generation {
@@ -35,7 +36,8 @@ struct Generation {
 absl::Status CheckGenerates(const LoadedModel& model);
 
 /// `on_token(sample, id)` is called for each token as it is drawn; false ends the generation.
-/// InvalidArgument if the model cannot generate or the prompt holds an id out of the vocabulary.
+/// InvalidArgument if the model cannot generate or the prompt holds an id out of the vocabulary;
+/// ResourceExhausted if a card lacks memory for it.
 /// Collective over the ranks of the model; those before the last one draw no token.
 absl::StatusOr<Generation> Generate(
     LoadedModel* model, const std::vector<int32_t>& prompt, const GenerateOptions& options,

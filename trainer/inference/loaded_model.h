@@ -17,21 +17,29 @@
 
 namespace ela::trainer {
 
+/// Where a model is held, and what computes it.
+struct ModelPlace {
+  int num_threads = 1;                    // of the CPU
+  kernels::CudaDevice* device = nullptr;  // null: the CPU
+  /// Of parameters and activations, kF32 or kBf16, whatever precision the model was trained in;
+  /// states, statistics and sums are float.
+  kernels::DType dtype = kernels::DType::kF32;
+  Communicator* world = nullptr;  // null: this rank alone
+};
+
 class LoadedModel {
  public:
   /// `tokenizer_path` empty: the one the model was trained or exported with, if it is still there.
-  /// Arithmetic is in float, whatever precision the model was trained in. Collective over `world`
-  /// (null: this rank alone), which must outlive the model. Errors: NotFound, InvalidArgument,
-  /// DataLoss, as one line, the same on all ranks.
+  /// Collective over the place's world, which, like its device, must outlive the model. Errors:
+  /// NotFound, InvalidArgument, DataLoss, ResourceExhausted (a card without the memory), as one
+  /// line, the same on all ranks.
   static absl::StatusOr<std::unique_ptr<LoadedModel>> Load(const std::string& path,
                                                            const std::string& tokenizer_path,
-                                                           int num_threads,
-                                                           Communicator* world = nullptr);
+                                                           const ModelPlace& place);
   /// The same from parameters in memory, without a tokenizer.
   static absl::StatusOr<std::unique_ptr<LoadedModel>> Create(const v1::TrainingJob& job,
                                                              const ParameterSource& source,
-                                                             int num_threads,
-                                                             Communicator* world = nullptr);
+                                                             const ModelPlace& place);
 
   const v1::ModelSpec& spec() const { return spec_; }
   /// Trained by the masked_token objective.
@@ -46,6 +54,11 @@ class LoadedModel {
   absl::StatusOr<const data::Tokenizer*> tokenizer() const;
   const LayerContext& context() const { return context_; }
   Decoder& decoder() { return *decoder_; }
+  /// Decoder::Forward of rows that Rows or a loader made, after their memory is there: on a card
+  /// ResourceExhausted says what lacks. Collective, like the status.
+  absl::Status Forward(const TokenRows& rows);
+  /// Waits for the card, if there is one.
+  void Synchronize() const;
   /// The ranks that share every sequence; null: this one has it whole.
   Communicator* sequence() const { return mesh_ == nullptr ? nullptr : &mesh_->sequence(); }
   int shard() const { return mesh_ == nullptr ? 0 : mesh_->sequence_index(); }
@@ -60,7 +73,8 @@ class LoadedModel {
   LoadedModel() = default;
   void Describe(const v1::TrainingJob& job);
   absl::Status Open(const std::string& resolved_job, const std::string& tokenizer_path);
-  absl::Status Build(const ParameterSource& source, int num_threads, Communicator* world);
+  absl::Status Build(const ParameterSource& source, const ModelPlace& place);
+  absl::Status Reserve(int64_t sequences, int64_t length);
 
   v1::ModelSpec spec_;
   bool causal_ = true, leaks_future_ = false, masked_ = false, document_mask_ = true;
@@ -70,6 +84,7 @@ class LoadedModel {
   std::unique_ptr<ParameterStore> store_;
   std::unique_ptr<Decoder> decoder_;
   kernels::Arena scratch_, saved_;
+  size_t reserved_ = 0;  // bytes of both, on a card
   kernels::Counters counters_;
   LayerContext context_;
 };

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "data/loader.h"
+#include "kernels/device.h"
 #include "proto/status_macros.h"
 #include "trainer/loop/batch_stream.h"
 #include "trainer/parallel/agreement.h"
@@ -57,9 +58,14 @@ absl::StatusOr<Score> ScoreTokens(LoadedModel* model, const std::vector<int32_t>
   ELA_ASSIGN_OR_RETURN(const TokenRows rows, model->Rows(ids, /*closed=*/true));
   const LayerContext& layer = model->context();
   Decoder& decoder = model->decoder();
-  ELA_RETURN_IF_ERROR(decoder.Forward(layer, rows, /*routing=*/nullptr));
+  ELA_RETURN_IF_ERROR(model->Forward(rows));
   std::vector<float> logprobs(static_cast<size_t>(rows.count()));
-  decoder.Logprobs(layer, rows, Tensor::Of(logprobs.data(), {rows.count()}));
+  {
+    const kernels::ArenaScope scope(layer.ctx.scratch);
+    const Tensor logprob = layer.ScratchStatistic({rows.count()});
+    decoder.Logprobs(layer, rows, logprob);
+    kernels::CopyOut(layer.ctx, logprobs.data(), logprob);
+  }
   decoder.Forget(layer);
   const int64_t length = static_cast<int64_t>(ids.size()) - 1;
   ELA_ASSIGN_OR_RETURN(logprobs, GatherRows(*model, std::move(logprobs), length));
@@ -97,7 +103,7 @@ absl::StatusOr<HeldOutLoss> EvaluateShards(
     ELA_RETURN_IF_ERROR(loader->Fill(out.sequences, count, begin, end, &batch));
     if (model->masked()) MaskTokens(kEvalMaskSeed, /*step=*/0, out.sequences, begin, &batch);
     const TokenRows rows(std::move(batch), seq_len, shard, shards);
-    ELA_RETURN_IF_ERROR(model->decoder().Forward(model->context(), rows, /*routing=*/nullptr));
+    ELA_RETURN_IF_ERROR(model->Forward(rows));
     model->decoder().Loss(model->context(), rows, &out.loss);
     model->decoder().Forget(model->context());
     out.tokens += rows.valid_targets();

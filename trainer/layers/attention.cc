@@ -102,7 +102,7 @@ void AttentionLayer::Decode(const LayerContext& layer, Tensor out, Tensor x, Ten
   kernels::LinearForward(ctx, qkv, normed, parameters_.qkv.value);
   kernels::Rope(ctx, in.q, positions, rope_theta_, /*inverse=*/false);
   kernels::Rope(ctx, in.k, positions, rope_theta_, /*inverse=*/false);
-  mixer_->Decode(layer, y, in, cache);
+  mixer_->Decode(layer, y, in, positions, cache);
   kernels::LinearForward(ctx, out, y.View({b, d}), parameters_.out.value);
 }
 

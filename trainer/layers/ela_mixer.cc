@@ -1,9 +1,8 @@
 #include "trainer/layers/ela_mixer.h"
 
-#include <algorithm>
 #include <utility>
-#include <vector>
 
+#include "kernels/device.h"
 #include "kernels/ops.h"
 #include "proto/status_macros.h"
 
@@ -14,20 +13,24 @@ using kernels::Tensor;
 
 namespace {
 
+/// The same at any length.
 struct ElaCache : MixerCache {
-  ElaCache(kernels::DType dtype, int64_t sequences, int64_t size)
-      : memory(static_cast<size_t>(sequences * size) * kernels::SizeOf(dtype)),
-        state(memory.data(), dtype, {sequences, size}) {}
-  int64_t bytes() const override { return static_cast<int64_t>(memory.size()); }
-  std::unique_ptr<MixerCache> Repeated(int64_t sequences) const override {
-    auto all = std::make_unique<ElaCache>(state.dtype(), sequences, state.dim(1));
-    for (size_t at = 0; at < all->memory.size(); at += memory.size()) {
-      std::copy(memory.begin(), memory.end(), all->memory.begin() + static_cast<int64_t>(at));
+  ElaCache(const LayerContext& layer, int64_t sequences, int64_t size)
+      : memory(static_cast<size_t>(sequences * size) * kernels::SizeOf(layer.statistic),
+               layer.ctx.backend),
+        state(memory.data(), layer.statistic, {sequences, size}) {}
+  int64_t bytes(int64_t) const override { return static_cast<int64_t>(memory.bytes()); }
+  void Reserve(const LayerContext&, int64_t) override {}
+  std::unique_ptr<MixerCache> Repeated(const LayerContext& layer,
+                                       int64_t sequences) const override {
+    auto all = std::make_unique<ElaCache>(layer, sequences, state.dim(1));
+    for (int64_t b = 0; b < sequences; ++b) {
+      kernels::Copy(layer.ctx, all->state.Rows(b, b + 1), state);
     }
     return all;
   }
 
-  std::vector<char> memory;
+  kernels::BackendMemory memory;
   Tensor state;  // [B, S]
 };
 
@@ -111,8 +114,7 @@ absl::Status ElaMixer::FinishBackward(const LayerContext& layer, const Qkv& din,
 }
 
 std::unique_ptr<MixerCache> ElaMixer::NewCache(const LayerContext& layer, int64_t sequences) {
-  auto cache =
-      std::make_unique<ElaCache>(layer.statistic, sequences, kernels::ElaStateSize(config_));
+  auto cache = std::make_unique<ElaCache>(layer, sequences, kernels::ElaStateSize(config_));
   kernels::ElaStateIdentity(layer.ctx, cache->state, config_);
   return cache;
 }
@@ -132,7 +134,8 @@ absl::Status ElaMixer::FillCache(const LayerContext& layer, const Qkv& in, const
   return absl::OkStatus();
 }
 
-void ElaMixer::Decode(const LayerContext& layer, Tensor y, const Qkv& in, MixerCache* cache) {
+void ElaMixer::Decode(const LayerContext& layer, Tensor y, const Qkv& in, Tensor positions,
+                      MixerCache* cache) {
   kernels::ElaDecode(layer.ctx, y, static_cast<ElaCache*>(cache)->state, in.q, in.k, in.v, config_);
 }
 

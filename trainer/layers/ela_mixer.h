@@ -37,7 +37,7 @@ class ElaMixer : public Mixer {
   absl::Status FillCache(const LayerContext& layer, const Qkv& in, const TokenRows& rows,
                          MixerCache* cache) override;
   void Decode(const LayerContext& layer, kernels::Tensor y, const Qkv& in,
-              MixerCache* cache) override;
+              kernels::Tensor positions, MixerCache* cache) override;
 
  private:
   /// Takes `mine_` and `gathered_` for the edges that a pass exports.

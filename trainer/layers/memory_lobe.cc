@@ -69,7 +69,8 @@ absl::Status MemoryLobe::FillCache(const LayerContext& layer, const TokenRows& r
   return mixer_->FillCache(layer, SplitHeads(qkv_, num_heads_), rows, cache);
 }
 
-void MemoryLobe::Decode(const LayerContext& layer, Tensor y, Tensor f, MixerCache* cache) const {
+void MemoryLobe::Decode(const LayerContext& layer, Tensor y, Tensor f, Tensor positions,
+                        MixerCache* cache) const {
   const kernels::Context& ctx = layer.ctx;
   const kernels::ArenaScope scope(ctx.scratch);
   const int64_t b = f.dim(0), d = f.dim(1);
@@ -81,7 +82,7 @@ void MemoryLobe::Decode(const LayerContext& layer, Tensor y, Tensor f, MixerCach
   if (norm) kernels::RmsNormForward(ctx, normed, rstd, f, parameters_.norm.value);
   kernels::LinearForward(ctx, qkv, norm ? normed : f, parameters_.qkv.value);
   mixer_->Decode(layer, y.View({b, num_heads_, d / num_heads_}), SplitHeads(qkv, num_heads_),
-                 cache);
+                 positions, cache);
 }
 
 }  // namespace ela::trainer

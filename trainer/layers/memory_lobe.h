@@ -31,9 +31,9 @@ class MemoryLobe {
   std::unique_ptr<MixerCache> NewCache(const LayerContext& layer, int64_t sequences) const;
   /// After Forward of `rows`: decoding goes on from there (mixer.h).
   absl::Status FillCache(const LayerContext& layer, const TokenRows& rows, MixerCache* cache) const;
-  /// One token of each sequence (causal lobes): y [B, d], f [B, d].
+  /// One token of each sequence (causal lobes; mixer.h): y [B, d], f [B, d], positions [B].
   void Decode(const LayerContext& layer, kernels::Tensor y, kernels::Tensor f,
-              MixerCache* cache) const;
+              kernels::Tensor positions, MixerCache* cache) const;
 
  private:
   MemoryLobeParameters parameters_;

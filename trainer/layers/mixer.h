@@ -17,12 +17,17 @@
 
 namespace ela::trainer {
 
-/// What decoding carries from token to token.
+/// What decoding carries from token to token, in the memory of the back end.
 struct MixerCache {
   virtual ~MixerCache() = default;
-  virtual int64_t bytes() const = 0;
+  /// Of what all sequences keep of so many tokens each.
+  virtual int64_t bytes(int64_t tokens) const = 0;
+  /// Room for so many tokens of each sequence; what they have seen stays. On a device the addresses
+  /// change where bytes(tokens) grows with them.
+  virtual void Reserve(const LayerContext& layer, int64_t tokens) = 0;
   /// Of a cache of one sequence: so many sequences, each of which has seen the same.
-  virtual std::unique_ptr<MixerCache> Repeated(int64_t sequences) const = 0;
+  virtual std::unique_ptr<MixerCache> Repeated(const LayerContext& layer,
+                                               int64_t sequences) const = 0;
 };
 
 /// Queries, keys and values [T, H, D]; rows may be strided.
@@ -46,15 +51,16 @@ class Mixer {
   virtual absl::Status FinishBackward(const LayerContext& layer, const Qkv& din, kernels::Tensor dy,
                                       kernels::Tensor y, const Qkv& in, const TokenRows& rows) = 0;
 
-  /// Decoding (causal mixers): a cache that has seen nothing, for B sequences.
+  /// Decoding (causal mixers): a cache that has seen nothing, for B sequences; room for no token.
   virtual std::unique_ptr<MixerCache> NewCache(const LayerContext& layer, int64_t sequences) = 0;
   /// After FinishForward, `in` and `rows` as they were there, one document a sequence. Collective
   /// over the shards; the last one's cache then has seen all tokens, the others' are of no use.
   virtual absl::Status FillCache(const LayerContext& layer, const Qkv& in, const TokenRows& rows,
                                  MixerCache* cache) = 0;
-  /// One token of each of B sequences: y [B, H, D].
+  /// One token of each of B sequences: y [B, H, D]; positions [B]: the tokens that each has seen,
+  /// fewer than there is room for. Launches the same for any of them.
   virtual void Decode(const LayerContext& layer, kernels::Tensor y, const Qkv& in,
-                      MixerCache* cache) = 0;
+                      kernels::Tensor positions, MixerCache* cache) = 0;
 };
 
 }  // namespace ela::trainer

@@ -89,6 +89,22 @@ absl::Status MoeLayer::Forward(const LayerContext& layer, Tensor out, Tensor x) 
   return absl::OkStatus();
 }
 
+void MoeLayer::Decode(const LayerContext& layer, Tensor out, Tensor x) const {
+  ELA_CHECK(static_cast<int64_t>(up_.size()) == config_.num_experts, "%zu experts are here",
+            up_.size());
+  const kernels::Context& ctx = layer.ctx;
+  const kernels::ArenaScope scope(ctx.scratch);
+  const int64_t t = x.dim(0), k = config_.top_k;
+  const Tensor probs = layer.ScratchStatistic({t, config_.num_experts});
+  const Tensor weights = layer.ScratchStatistic({t, k});
+  const Tensor experts(ctx.scratch->Take(static_cast<size_t>(t * k) * sizeof(int32_t)),
+                       kernels::DType::kI32, {t, k});
+  kernels::RouterForward(ctx, probs, weights, experts, x, parameters_.router.value,
+                         parameters_.router_bias.value);
+  kernels::ExpertsForward(ctx, out, x, weights, experts, up_, down_, parameters_.router.value,
+                          config_.label_bias);
+}
+
 absl::Status MoeLayer::ExpertsBackward(const LayerContext& layer, Tensor dx_rows,
                                        Tensor dweight_rows, Tensor dout) {
   const kernels::Context& ctx = layer.ctx;

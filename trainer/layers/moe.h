@@ -55,6 +55,9 @@ class MoeLayer {
   /// (the balance loss); empty: none.
   absl::Status Backward(const LayerContext& layer, kernels::Tensor dx, kernels::Tensor dout,
                         kernels::Tensor dprobs);
+  /// The same for a few tokens and no backward pass: nothing is saved, and no size depends on what
+  /// the tokens choose. All experts are on this rank.
+  void Decode(const LayerContext& layer, kernels::Tensor out, kernels::Tensor x) const;
   /// prob_sums [E] (f64) and counts [E] (i64) += those of the last forward pass.
   void AddRoutingStatistics(const LayerContext& layer, kernels::Tensor prob_sums,
                             kernels::Tensor counts) const;

@@ -9,6 +9,20 @@ namespace ela::trainer {
 
 using kernels::Tensor;
 
+int64_t LayerCache::bytes(int64_t tokens) const {
+  return attention->bytes(tokens) + (lobe == nullptr ? 0 : lobe->bytes(tokens));
+}
+
+void LayerCache::Reserve(const LayerContext& layer, int64_t tokens) {
+  attention->Reserve(layer, tokens);
+  if (lobe != nullptr) lobe->Reserve(layer, tokens);
+}
+
+LayerCache LayerCache::Repeated(const LayerContext& layer, int64_t sequences) const {
+  return {attention->Repeated(layer, sequences),
+          lobe == nullptr ? nullptr : lobe->Repeated(layer, sequences)};
+}
+
 ResidualLayer::ResidualLayer(std::unique_ptr<AttentionLayer> attention,
                              std::unique_ptr<MoeLayer> moe, std::unique_ptr<MemoryLobe> lobe)
     : attention_(std::move(attention)), moe_(std::move(moe)), lobe_(std::move(lobe)) {}
@@ -35,11 +49,12 @@ absl::Status ResidualLayer::AddLobe(const LayerContext& layer, Tensor out, Tenso
   return absl::OkStatus();
 }
 
-void ResidualLayer::DecodeLobe(const LayerContext& layer, Tensor out, Tensor f, LayerCache* cache) {
+void ResidualLayer::DecodeLobe(const LayerContext& layer, Tensor out, Tensor f, Tensor positions,
+                               LayerCache* cache) {
   if (lobe_ == nullptr) return;
   const kernels::ArenaScope scope(layer.ctx.scratch);
   const Tensor y = layer.Scratch({f.dim(0), f.dim(1)});
-  lobe_->Decode(layer, y, f, cache->lobe.get());
+  lobe_->Decode(layer, y, f, positions, cache->lobe.get());
   kernels::Add(layer.ctx, out, out, y);
 }
 
@@ -91,9 +106,9 @@ absl::Status PreNormLayer::Backward(const LayerContext& layer, Tensor dx, Tensor
   return absl::OkStatus();
 }
 
-absl::Status PreNormLayer::Decode(const LayerContext& layer, Tensor out, Tensor x, Tensor positions,
-                                  LayerCache* cache) {
-  const kernels::ArenaScope scope(layer.ctx.scratch), saved(layer.saved);
+void PreNormLayer::Decode(const LayerContext& layer, Tensor out, Tensor x, Tensor positions,
+                          LayerCache* cache) {
+  const kernels::ArenaScope scope(layer.ctx.scratch);
   const int64_t b = x.dim(0), d = x.dim(1);
   const Tensor x1 = layer.Scratch({b, d}), normed = layer.Scratch({b, d});
   const Tensor f = layer.Scratch({b, d}), rstd = layer.ScratchStatistic({b});
@@ -101,10 +116,9 @@ absl::Status PreNormLayer::Decode(const LayerContext& layer, Tensor out, Tensor 
   attention_->Decode(layer, x1, x, positions, cache->attention.get());
   kernels::Add(layer.ctx, x1, x1, x);
   kernels::RmsNormForward(layer.ctx, normed, rstd, x1, norm2_.value);
-  ELA_RETURN_IF_ERROR(moe_->Forward(layer, f, normed));
+  moe_->Decode(layer, f, normed);
   kernels::Add(layer.ctx, out, x1, f);
-  DecodeLobe(layer, out, f, cache);
-  return absl::OkStatus();
+  DecodeLobe(layer, out, f, positions, cache);
 }
 
 absl::Status HyperLinkLayer::Forward(const LayerContext& layer, Tensor out, Tensor x,
@@ -133,18 +147,17 @@ absl::Status HyperLinkLayer::Backward(const LayerContext& layer, Tensor dx, Tens
   return absl::OkStatus();
 }
 
-absl::Status HyperLinkLayer::Decode(const LayerContext& layer, Tensor out, Tensor x,
-                                    Tensor positions, LayerCache* cache) {
-  const kernels::ArenaScope scope(layer.ctx.scratch), saved(layer.saved);
+void HyperLinkLayer::Decode(const LayerContext& layer, Tensor out, Tensor x, Tensor positions,
+                            LayerCache* cache) {
+  const kernels::ArenaScope scope(layer.ctx.scratch);
   const int64_t b = x.dim(0), d = x.dim(1);
   const Tensor a = layer.Scratch({b, d}), f = layer.Scratch({b, d});
 
   attention_->Decode(layer, a, x, positions, cache->attention.get());
-  ELA_RETURN_IF_ERROR(moe_->Forward(layer, f, a));
+  moe_->Decode(layer, f, a);
   kernels::Add(layer.ctx, f, f, a);
   kernels::Add(layer.ctx, out, x, f);
-  DecodeLobe(layer, out, f, cache);
-  return absl::OkStatus();
+  DecodeLobe(layer, out, f, positions, cache);
 }
 
 }  // namespace ela::trainer

@@ -19,11 +19,10 @@ namespace ela::trainer {
 /// What decoding carries through one layer.
 struct LayerCache {
   std::unique_ptr<MixerCache> attention, lobe;
-  int64_t bytes() const { return attention->bytes() + (lobe == nullptr ? 0 : lobe->bytes()); }
-  /// As MixerCache::Repeated.
-  LayerCache Repeated(int64_t sequences) const {
-    return {attention->Repeated(sequences), lobe == nullptr ? nullptr : lobe->Repeated(sequences)};
-  }
+  // As those of MixerCache.
+  int64_t bytes(int64_t tokens) const;
+  void Reserve(const LayerContext& layer, int64_t tokens);
+  LayerCache Repeated(const LayerContext& layer, int64_t sequences) const;
 };
 
 class ResidualLayer {
@@ -38,9 +37,9 @@ class ResidualLayer {
   /// dx [T, d] overwritten; dprobs as in MoeLayer::Backward.
   virtual absl::Status Backward(const LayerContext& layer, kernels::Tensor dx, kernels::Tensor dout,
                                 kernels::Tensor dprobs, const TokenRows& rows) = 0;
-  /// One token of each of B sequences: out [B, d], x [B, d], positions [B].
-  virtual absl::Status Decode(const LayerContext& layer, kernels::Tensor out, kernels::Tensor x,
-                              kernels::Tensor positions, LayerCache* cache) = 0;
+  /// One token of each of B sequences (mixer.h): out [B, d], x [B, d], positions [B].
+  virtual void Decode(const LayerContext& layer, kernels::Tensor out, kernels::Tensor x,
+                      kernels::Tensor positions, LayerCache* cache) = 0;
 
   LayerCache NewCache(const LayerContext& layer, int64_t sequences) const;
   /// After Forward of `rows`: decoding goes on from there (mixer.h).
@@ -52,7 +51,7 @@ class ResidualLayer {
   absl::Status AddLobe(const LayerContext& layer, kernels::Tensor out, kernels::Tensor f,
                        const TokenRows& rows);
   void DecodeLobe(const LayerContext& layer, kernels::Tensor out, kernels::Tensor f,
-                  LayerCache* cache);
+                  kernels::Tensor positions, LayerCache* cache);
   /// df = dout + the lobe's gradient.
   absl::Status LobeBackward(const LayerContext& layer, kernels::Tensor df, kernels::Tensor dout,
                             const TokenRows& rows);
@@ -70,8 +69,8 @@ class PreNormLayer : public ResidualLayer {
                        const TokenRows& rows) override;
   absl::Status Backward(const LayerContext& layer, kernels::Tensor dx, kernels::Tensor dout,
                         kernels::Tensor dprobs, const TokenRows& rows) override;
-  absl::Status Decode(const LayerContext& layer, kernels::Tensor out, kernels::Tensor x,
-                      kernels::Tensor positions, LayerCache* cache) override;
+  void Decode(const LayerContext& layer, kernels::Tensor out, kernels::Tensor x,
+              kernels::Tensor positions, LayerCache* cache) override;
 
  private:
   Parameter norm2_;                // layers.{i}.norm2.weight [d]
@@ -85,8 +84,8 @@ class HyperLinkLayer : public ResidualLayer {
                        const TokenRows& rows) override;
   absl::Status Backward(const LayerContext& layer, kernels::Tensor dx, kernels::Tensor dout,
                         kernels::Tensor dprobs, const TokenRows& rows) override;
-  absl::Status Decode(const LayerContext& layer, kernels::Tensor out, kernels::Tensor x,
-                      kernels::Tensor positions, LayerCache* cache) override;
+  void Decode(const LayerContext& layer, kernels::Tensor out, kernels::Tensor x,
+              kernels::Tensor positions, LayerCache* cache) override;
 };
 
 }  // namespace ela::trainer

@@ -1,7 +1,8 @@
 // Decoding with softmax attention: a cache of keys and values that grows by a token at a time.
 #include <algorithm>
-#include <limits>
+#include <utility>
 
+#include "kernels/device.h"
 #include "kernels/ops.h"
 #include "proto/status_macros.h"
 #include "trainer/layers/softmax_mixer.h"
@@ -13,38 +14,65 @@ using kernels::Tensor;
 
 namespace {
 
-struct KeyValueCache : MixerCache {
-  std::vector<std::vector<char>> k, v;  // [B] rows [H D] of the tokens so far
-  std::vector<int32_t> zeros;           // one document, everything is in the past
-  int64_t bytes() const override {
-    size_t n = 0;
-    for (const auto& x : k) n += 2 * x.size();
-    return static_cast<int64_t>(n);
+/// Keys or values of B sequences, with room for C tokens of each.
+struct TokenMemory {
+  TokenMemory(const LayerContext& layer, int64_t sequences, int64_t room, int64_t heads, int64_t d)
+      : memory(static_cast<size_t>(sequences * room * heads * d) * SizeOf(layer.element),
+               layer.ctx.backend),
+        rows(memory.data(), layer.element, {sequences, room, heads, d}) {}
+  /// Of one sequence, [end - begin, H, D].
+  Tensor Rows(int64_t sequence, int64_t begin, int64_t end) const {
+    const int64_t first = sequence * rows.dim(1);
+    return rows.View({rows.dim(0) * rows.dim(1), rows.dim(2), rows.dim(3)})
+        .Rows(first + begin, first + end);
   }
-  std::unique_ptr<MixerCache> Repeated(int64_t sequences) const override {
-    auto all = std::make_unique<KeyValueCache>();
-    all->k.assign(static_cast<size_t>(sequences), k.front());
-    all->v.assign(static_cast<size_t>(sequences), v.front());
-    return all;
-  }
+
+  kernels::BackendMemory memory;
+  Tensor rows;  // [B, C, H, D]
 };
 
-/// Rows [begin, end) of x at the end of `rows`.
-void Append(const Tensor& x, int64_t begin, int64_t end, std::vector<char>* rows) {
-  const size_t row_bytes = static_cast<size_t>(x.row_numel()) * SizeOf(x.dtype());
-  for (int64_t r = begin; r < end; ++r) {
-    const char* data = static_cast<const char*>(x.Rows(r, r + 1).data());
-    rows->insert(rows->end(), data, data + row_bytes);
+struct KeyValueCache : MixerCache {
+  KeyValueCache(const LayerContext& layer, int64_t sequences, int64_t room, int64_t heads,
+                int64_t d)
+      : k(layer, sequences, room, heads, d), v(layer, sequences, room, heads, d) {}
+  int64_t sequences() const { return k.rows.dim(0); }
+  int64_t room() const { return k.rows.dim(1); }
+  int64_t heads() const { return k.rows.dim(2); }
+  int64_t head_dim() const { return k.rows.dim(3); }
+
+  int64_t bytes(int64_t tokens) const override {
+    return 2 * sequences() * tokens * heads() * head_dim() *
+           static_cast<int64_t>(SizeOf(k.rows.dtype()));
   }
-}
+  void Reserve(const LayerContext& layer, int64_t tokens) override {
+    if (tokens <= room()) return;
+    KeyValueCache larger(layer, sequences(), tokens, heads(), head_dim());
+    for (int64_t b = 0; b < sequences(); ++b) larger.TakeRows(layer, b, *this, b);
+    // What reads the old memory is done before it is given back.
+    if (layer.ctx.device != nullptr) layer.ctx.device->Synchronize();
+    std::swap(k, larger.k);
+    std::swap(v, larger.v);
+  }
+  std::unique_ptr<MixerCache> Repeated(const LayerContext& layer,
+                                       int64_t sequences) const override {
+    auto all = std::make_unique<KeyValueCache>(layer, sequences, room(), heads(), head_dim());
+    for (int64_t b = 0; b < sequences; ++b) all->TakeRows(layer, b, *this, 0);
+    return all;
+  }
+  void TakeRows(const LayerContext& layer, int64_t to, const KeyValueCache& other, int64_t from) {
+    const int64_t tokens = other.room();
+    kernels::Copy(layer.ctx, k.Rows(to, 0, tokens), other.k.Rows(from, 0, tokens));
+    kernels::Copy(layer.ctx, v.Rows(to, 0, tokens), other.v.Rows(from, 0, tokens));
+  }
+
+  TokenMemory k, v;
+};
 
 }  // namespace
 
 std::unique_ptr<MixerCache> SoftmaxMixer::NewCache(const LayerContext& layer, int64_t sequences) {
-  auto cache = std::make_unique<KeyValueCache>();
-  cache->k.resize(static_cast<size_t>(sequences));
-  cache->v.resize(static_cast<size_t>(sequences));
-  return cache;
+  return std::make_unique<KeyValueCache>(layer, sequences, /*room=*/0, config_.num_heads,
+                                         config_.head_dim);
 }
 
 absl::Status SoftmaxMixer::FillCache(const LayerContext& layer, const Qkv& in,
@@ -54,10 +82,10 @@ absl::Status SoftmaxMixer::FillCache(const LayerContext& layer, const Qkv& in,
   const int shards = sequence_ == nullptr ? 1 : sequence_->size();
   const int own = sequence_ == nullptr ? 0 : sequence_->rank();
   const size_t row_bytes = BytesOf(layer, false).keys;
-  const auto bytes_of = [&](int shard) {
-    return static_cast<size_t>(sequence_ == nullptr ? rows.count() : rows.ShardRows(shard)) *
-           row_bytes;
+  const auto rows_of = [&](int shard) {
+    return sequence_ == nullptr ? rows.count() : rows.ShardRows(shard);
   };
+  const auto bytes_of = [&](int shard) { return static_cast<size_t>(rows_of(shard)) * row_bytes; };
   std::vector<size_t> sent(static_cast<size_t>(shards)), received(static_cast<size_t>(shards));
   sent.back() = bytes_of(own);
   char* mine = static_cast<char*>(layer.ctx.scratch->Take(sent.back()));
@@ -65,52 +93,39 @@ absl::Status SoftmaxMixer::FillCache(const LayerContext& layer, const Qkv& in,
   const Keys packed = KeysAt(layer, mine, rows.count());
   kernels::Copy(layer.ctx, packed.k, in.k);
   kernels::Copy(layer.ctx, packed.v, in.v);
+  int64_t all_rows = rows.count();
   if (sequence_ != nullptr) {
-    size_t bytes = 0;
+    all_rows = 0;
     for (int j = 0; j < shards && own == shards - 1; ++j) {
       received[static_cast<size_t>(j)] = bytes_of(j);
-      bytes += bytes_of(j);
+      all_rows += rows_of(j);
     }
-    all = static_cast<char*>(layer.ctx.scratch->Take(bytes));
+    all = static_cast<char*>(layer.ctx.scratch->Take(static_cast<size_t>(all_rows) * row_bytes));
     ELA_RETURN_IF_ERROR(sequence_->AllToAllV(all, received, mine, sent));
     if (own != shards - 1) return absl::OkStatus();
   }
+  const int64_t sequences = std::max<int64_t>(1, rows.sequences());
+  kv->Reserve(layer, all_rows / sequences);
+  int64_t at = 0;
   for (int j = 0; j < shards; ++j) {
-    const int64_t shard_rows = static_cast<int64_t>(bytes_of(j) / row_bytes);
-    const Keys keys = KeysAt(layer, all, shard_rows);
-    const int64_t length = shard_rows / std::max<int64_t>(1, rows.sequences());
+    const Keys keys = KeysAt(layer, all, rows_of(j));
+    const int64_t length = rows_of(j) / sequences;
     for (int64_t b = 0; b < rows.sequences(); ++b) {
-      Append(keys.k, b * length, (b + 1) * length, &kv->k[static_cast<size_t>(b)]);
-      Append(keys.v, b * length, (b + 1) * length, &kv->v[static_cast<size_t>(b)]);
+      const int64_t begin = b * length, end = begin + length;
+      kernels::Copy(layer.ctx, kv->k.Rows(b, at, at + length), keys.k.Rows(begin, end));
+      kernels::Copy(layer.ctx, kv->v.Rows(b, at, at + length), keys.v.Rows(begin, end));
     }
+    at += length;
     all += bytes_of(j);
   }
   return absl::OkStatus();
 }
 
-void SoftmaxMixer::Decode(const LayerContext& layer, Tensor y, const Qkv& in, MixerCache* cache) {
-  auto* kv = static_cast<KeyValueCache*>(cache);
-  const kernels::Context& ctx = layer.ctx;
-  const kernels::ArenaScope scope(ctx.scratch);
-  const int64_t h = in.k.dim(1), d = in.k.dim(2);
-  const size_t row_bytes = static_cast<size_t>(h * d) * SizeOf(in.k.dtype());
-  const Tensor lse = layer.ScratchStatistic({in.q.dim(0), config_.num_heads});
-  kernels::Fill(ctx, y, 0);
-  kernels::Fill(ctx, lse, -std::numeric_limits<double>::infinity());
-  for (int64_t b = 0; b < in.q.dim(0); ++b) {
-    std::vector<char>&k = kv->k[static_cast<size_t>(b)], &v = kv->v[static_cast<size_t>(b)];
-    Append(in.k, b, b + 1, &k);
-    Append(in.v, b, b + 1, &v);
-    const int64_t seen = static_cast<int64_t>(k.size() / row_bytes);
-    if (static_cast<int64_t>(kv->zeros.size()) < seen) {
-      kv->zeros.resize(static_cast<size_t>(2 * seen));
-    }
-    const Tensor zeros = Tensor::Of(kv->zeros.data(), {seen});
-    kernels::SoftmaxAttentionForward(ctx, y.Rows(b, b + 1), lse.Rows(b, b + 1), in.q.Rows(b, b + 1),
-                                     Tensor(k.data(), in.k.dtype(), {seen, h, d}),
-                                     Tensor(v.data(), in.v.dtype(), {seen, h, d}), zeros.Rows(0, 1),
-                                     zeros, zeros.Rows(0, 1), zeros, config_);
-  }
+void SoftmaxMixer::Decode(const LayerContext& layer, Tensor y, const Qkv& in, Tensor positions,
+                          MixerCache* cache) {
+  const auto* kv = static_cast<KeyValueCache*>(cache);
+  kernels::SoftmaxAttentionDecode(layer.ctx, y, kv->k.rows, kv->v.rows, in.q, in.k, in.v, positions,
+                                  config_);
 }
 
 }  // namespace ela::trainer

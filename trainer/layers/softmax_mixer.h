@@ -42,7 +42,7 @@ class SoftmaxMixer : public Mixer {
   absl::Status FillCache(const LayerContext& layer, const Qkv& in, const TokenRows& rows,
                          MixerCache* cache) override;
   void Decode(const LayerContext& layer, kernels::Tensor y, const Qkv& in,
-              MixerCache* cache) override;
+              kernels::Tensor positions, MixerCache* cache) override;
 
  private:
   /// Rows of queries, or of keys, and where they stand.

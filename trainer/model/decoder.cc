@@ -189,8 +189,8 @@ absl::Status Decoder::FillCache(const LayerContext& layer, const TokenRows& rows
   return absl::OkStatus();
 }
 
-absl::Status Decoder::Decode(const LayerContext& layer, Tensor logits, Tensor ids, Tensor positions,
-                             std::vector<LayerCache>* cache) {
+void Decoder::Decode(const LayerContext& layer, Tensor logits, Tensor ids, Tensor positions,
+                     std::vector<LayerCache>* cache) {
   const kernels::TraceRange range("Decoder::Decode");
   const kernels::Context& ctx = layer.ctx;
   const ArenaScope scope(ctx.scratch);
@@ -200,7 +200,7 @@ absl::Status Decoder::Decode(const LayerContext& layer, Tensor logits, Tensor id
 
   kernels::EmbeddingForward(ctx, x, ids, embed_.value);
   for (size_t i = 0; i < layers_.size(); ++i) {
-    ELA_RETURN_IF_ERROR(layers_[i]->Decode(layer, next, x, positions, &(*cache)[i]));
+    layers_[i]->Decode(layer, next, x, positions, &(*cache)[i]);
     std::swap(x, next);
   }
   if (model_.final_norm()) {
@@ -208,7 +208,6 @@ absl::Status Decoder::Decode(const LayerContext& layer, Tensor logits, Tensor id
     std::swap(x, next);
   }
   kernels::LinearForward(ctx, logits, x, embed_.value);
-  return absl::OkStatus();
 }
 
 }  // namespace ela::trainer

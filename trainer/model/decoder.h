@@ -55,16 +55,18 @@ class Decoder {
   /// Gives back what Forward saved. Backward does it too.
   void Forget(const LayerContext& layer);
 
-  /// Decoding: what B sequences carry from token to token.
+  /// Decoding: what B sequences carry from token to token (room for tokens: LayerCache::Reserve).
   std::vector<LayerCache> NewCache(const LayerContext& layer, int64_t sequences) const;
   /// After Forward of `rows`, one document a sequence and not recomputing: *cache has seen them,
   /// and logits [B, V] follow the last token of each. Collective over the sequence shards, of which
   /// only the last one's cache and logits are whole and may be decoded from.
   absl::Status FillCache(const LayerContext& layer, const TokenRows& rows, kernels::Tensor logits,
                          std::vector<LayerCache>* cache) const;
-  /// logits [B, V] after one token of each sequence: ids [B], positions [B].
-  absl::Status Decode(const LayerContext& layer, kernels::Tensor logits, kernels::Tensor ids,
-                      kernels::Tensor positions, std::vector<LayerCache>* cache);
+  /// logits [B, V] (float or the activations' type) after one token of each sequence: ids [B],
+  /// positions [B] (the tokens that each has seen; the caches have room for more). All in the
+  /// memory of the back end. The work is the same for every token: a CudaGraph can repeat it.
+  void Decode(const LayerContext& layer, kernels::Tensor logits, kernels::Tensor ids,
+              kernels::Tensor positions, std::vector<LayerCache>* cache);
 
   /// Slow-path chunks of each layer's attention and lobe since the last call, forward and backward.
   std::vector<int64_t> TakeSlowPathChunks();

@@ -31,7 +31,7 @@ std::vector<ExpertProfile> Profiles(int64_t top_k, const std::vector<int32_t>& i
   const auto model = LoadedModel::Create(
       TrainingJobWith({"model.moe.label_bias=none", "model.memory_lobe.enabled=false",
                        "model.moe.top_k=" + std::to_string(top_k)}),
-      ByRemainder, /*num_threads=*/1);
+      ByRemainder, {});
   EXPECT_TRUE(model.ok()) << model.status();
   const auto profiles = ProfileExperts(model->get(), ids, window, top);
   EXPECT_TRUE(profiles.ok()) << profiles.status();
@@ -90,7 +90,7 @@ TEST(ProfileExperts, ShowsAtMostSoMany) {
 }
 
 TEST(ProfileExperts, RefusesATextWithoutTokens) {
-  const auto model = LoadedModel::Create(TrainingJobWith(), ByRemainder, /*num_threads=*/1);
+  const auto model = LoadedModel::Create(TrainingJobWith(), ByRemainder, {});
   ASSERT_TRUE(model.ok());
   EXPECT_EQ(ProfileExperts(model->get(), {}, 8, 1).status().message(), "the text holds no token");
 }

@@ -245,10 +245,14 @@ absl::Status DecodeAfterPrefill(Communicator& sequence, const Case& c, const Res
   ELA_RETURN_IF_ERROR(
       mixer.FillCache(memory.layer, in, RowsOf(before, shard, shards), cache.get()));
   if (shard != shards - 1) return absl::OkStatus();
+  cache->Reserve(memory.layer, c.length + 3);
   Buffer y(c.element, {b, c.heads, c.head_dim});
+  const Buffer positions =
+      Integers({b}, std::vector<int32_t>(static_cast<size_t>(b), static_cast<int32_t>(prefix)));
   mixer.Decode(memory.layer, y, {Heads(last, c, 0), Heads(last, c, 1), Heads(last, c, 2)},
-               cache.get());
-  EXPECT_EQ(cache->bytes(), b * c.length * 2 * width * static_cast<int64_t>(SizeOf(c.element)));
+               positions, cache.get());
+  EXPECT_EQ(cache->bytes(c.length),
+            b * c.length * 2 * width * static_cast<int64_t>(SizeOf(c.element)));
   for (int64_t s = 0; s < b; ++s) {
     for (int64_t i = 0; i < width; ++i) {
       const size_t at = static_cast<size_t>(((s + 1) * c.length - 1) * width + i);

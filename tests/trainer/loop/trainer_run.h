@@ -131,7 +131,7 @@ class TrainerRun : public testing::Test {
 
   /// What `ela model eval` says of the newest checkpoint over as many sequences.
   HeldOutLoss EvaluateCheckpoint() const {
-    auto model = LoadedModel::Load(folder_.path("run"), "", 1);
+    auto model = LoadedModel::Load(folder_.path("run"), "", {});
     EXPECT_TRUE(model.ok()) << model.status();
     if (!model.ok()) return {};
     const v1::TrainingSpec& t = job_.spec().training();

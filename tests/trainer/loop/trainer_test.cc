@@ -143,7 +143,7 @@ TEST_F(TrainerRun, LabelsEveryLossOfAModelThatSeesItsTargets) {
     ++losses;
   }
   EXPECT_GE(losses, 4);  // of the first and last step, a spike, the evaluation
-  EXPECT_TRUE((*LoadedModel::Load(folder_.path("run"), "", 1))->leaks_future());
+  EXPECT_TRUE((*LoadedModel::Load(folder_.path("run"), "", {}))->leaks_future());
 }
 
 TEST_F(TrainerRun, LabelsNoLossOfASoundModel) {
@@ -155,7 +155,7 @@ TEST_F(TrainerRun, LabelsNoLossOfASoundModel) {
     for (const nlohmann::json& line : *lines) EXPECT_FALSE(line.contains("leaks_future"));
   }
   EXPECT_THAT(Log(), Not(HasSubstr("leak")));
-  EXPECT_FALSE((*LoadedModel::Load(folder_.path("run"), "", 1))->leaks_future());
+  EXPECT_FALSE((*LoadedModel::Load(folder_.path("run"), "", {}))->leaks_future());
 }
 
 TEST_F(TrainerRun, TakesAnExportedLobeIntoATrainedModel) {

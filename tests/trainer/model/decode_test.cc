@@ -34,10 +34,9 @@ std::vector<double> Logits(LoneModel* model, const Documents& documents, int64_t
   for (int64_t b = 0; b < kSequences; ++b) {
     ids.push_back(documents.ids[static_cast<size_t>(b * kLength + step)]);
   }
-  EXPECT_EQ(model->decoder.Decode(model->layer, Tensor::Of(logits.data(), {kSequences, kVocab}),
-                                  Tensor::Of(ids.data(), {kSequences}),
-                                  Tensor::Of(positions.data(), {kSequences}), cache),
-            absl::OkStatus());
+  model->decoder.Decode(model->layer, Tensor::Of(logits.data(), {kSequences, kVocab}),
+                        Tensor::Of(ids.data(), {kSequences}),
+                        Tensor::Of(positions.data(), {kSequences}), cache);
   return {logits.begin(), logits.end()};
 }
 
@@ -83,6 +82,7 @@ void ExpectDecodingIsForward(Backend backend, double tolerance, int64_t prefill)
                                  expected[static_cast<size_t>(prefill - 1)]),
                 tolerance);
     }
+    for (LayerCache& layer : cache) layer.Reserve(model.layer, kLength);
     for (int64_t i = prefill; i < kLength; ++i) {
       EXPECT_LE(RelativeDistance(Logits<T>(&model, documents, i, &cache),
                                  expected[static_cast<size_t>(i)]),

@@ -26,7 +26,7 @@ std::vector<int32_t> Prompt(int64_t length) {
 
 absl::StatusOr<std::unique_ptr<LoadedModel>> Load(const std::vector<std::string>& sets,
                                                   Communicator* world) {
-  return LoadedModel::Create(TinyJob(sets), WideValues(2), /*num_threads=*/1, world);
+  return LoadedModel::Create(TinyJob(sets), WideValues(2), {.world = world});
 }
 
 GenerateOptions Options() {
@@ -105,8 +105,7 @@ TEST(ShardedInference, GivesTheSameErrorOnEveryRank) {
     ELA_ASSIGN_OR_RETURN(const auto model, Load(Models()[0], &world));
     EXPECT_TRUE(absl::IsInvalidArgument(ScoreTokens(model.get(), {1, 31}).status()));
     EXPECT_TRUE(absl::IsInvalidArgument(ScoreTokens(model.get(), {1}).status()));
-    EXPECT_TRUE(
-        absl::IsNotFound(LoadedModel::Load("/nowhere", "", /*num_threads=*/1, &world).status()));
+    EXPECT_TRUE(absl::IsNotFound(LoadedModel::Load("/nowhere", "", {.world = &world}).status()));
     return absl::OkStatus();
   });
   EXPECT_EQ(status, absl::OkStatus());
