@@ -30,6 +30,7 @@
 #include "proto/job/job_file.h"
 #include "proto/job/plan.h"
 #include "proto/status_macros.h"
+#include "tests/bench/drawn_values.h"
 #include "tests/bench/step_phases.h"
 #include "trainer/loop/choose_device.h"
 #include "trainer/loop/machine.h"
@@ -50,21 +51,6 @@ struct Options {
   int steps = 20;
   bool json = false;
 };
-
-/// Of the size of the trainer's initial values, and drawn faster.
-absl::Status DrawValues(const job::ParameterInfo& info, int64_t begin, int64_t end, float* out) {
-  if (info.shape.size() == 1) {  // gains and biases
-    std::fill(out, out + (end - begin), info.name.find("bias") == std::string::npos ? 1.0f : 0.0f);
-    return absl::OkStatus();
-  }
-  constexpr float kWidth = 0.0346f;  // uniform, of standard deviation 0.02
-  for (int64_t i = begin; i < end; ++i) {
-    uint64_t h = (static_cast<uint64_t>(i) + info.name.size()) * 0x9E3779B97F4A7C15u;
-    h = (h ^ (h >> 31)) * 0xBF58476D1CE4E5B9u;
-    *out++ = (static_cast<float>(h >> 40) * 0x1p-23f - 1) * kWidth;
-  }
-  return absl::OkStatus();
-}
 
 /// The model of a job with its optimizer.
 struct Model {
@@ -87,7 +73,7 @@ struct Model {
     store = std::make_unique<ParameterStore>(job::Parameters(spec.model()), *mesh,
                                              StoreOptions{.dtype = dtype, .device = device.get()});
     optimizer = std::make_unique<Zero1Optimizer>(mesh.get(), store.get(), OptimizerConfig());
-    return optimizer->Fill(*ctx, DrawValues);
+    return optimizer->Fill(*ctx, bench::DrawValues);
   }
 };
 
