@@ -97,11 +97,11 @@ void AttentionLayer::Decode(const LayerContext& layer, Tensor out, Tensor x, Ten
   const Tensor qkv = layer.Scratch({b, 3 * d});
   const Tensor y = layer.Scratch({b, num_heads_, d / num_heads_});
   const Qkv in = SplitHeads(qkv, num_heads_);
+  const Tensor q_and_k = qkv.Columns(0, 2 * d).View({b, 2 * num_heads_, d / num_heads_});
 
   kernels::RmsNormForward(ctx, normed, rstd, x, parameters_.norm.value);
   kernels::LinearForward(ctx, qkv, normed, parameters_.qkv.value);
-  kernels::Rope(ctx, in.q, positions, rope_theta_, /*inverse=*/false);
-  kernels::Rope(ctx, in.k, positions, rope_theta_, /*inverse=*/false);
+  kernels::Rope(ctx, q_and_k, positions, rope_theta_, /*inverse=*/false);
   mixer_->Decode(layer, y, in, positions, cache);
   kernels::LinearForward(ctx, out, y.View({b, d}), parameters_.out.value);
 }
