@@ -35,12 +35,21 @@ __global__ void AddQueryGradients(const __grid_constant__ BackwardArgs p) {
   const int first_row = (kDim == 64 ? 64 * group : 0) + thread / 32 * 16 + thread % 32 / 4;
   const int64_t row = int64_t{tile} * kRows + first_row;
   const int64_t column = int64_t{head} * kDim + (kDim == 64 ? 0 : 64 * group) + thread % 4 * 2;
+  float4 sums[8];
 #pragma unroll
-  for (int j = 0; j < 8; ++j) {
-    const float4 d = from[128 * j];
-    if (row < p.queries.total) p.dq.AddPair(row, column + 8 * j, d.x * p.scale, d.y * p.scale);
-    if (row + 8 < p.queries.total) {
-      p.dq.AddPair(row + 8, column + 8 * j, d.z * p.scale, d.w * p.scale);
+  for (int j = 0; j < 8; ++j) sums[j] = from[128 * j];
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    if (row + 8 * r >= p.queries.total) continue;
+    float2 was[8];
+#pragma unroll
+    for (int j = 0; j < 8; ++j) was[j] = p.dq.Pair(row + 8 * r, column + 8 * j);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      const float2 d =
+          r == 0 ? make_float2(sums[j].x, sums[j].y) : make_float2(sums[j].z, sums[j].w);
+      p.dq.SetPair(row + 8 * r, column + 8 * j, fmaf(d.x, p.scale, was[j].x),
+                   fmaf(d.y, p.scale, was[j].y));
     }
   }
 }

@@ -16,15 +16,17 @@ struct Gradient {
   Gradient() = default;
   explicit Gradient(const Tensor& x)
       : data(x.data()), stride(x.stride()), is_float(x.dtype() == DType::kF32) {}
-  __device__ void AddPair(int64_t row, int64_t column, float x, float y) const {
+  __device__ float2 Pair(int64_t row, int64_t column) const {
+    const int64_t at = row * stride + column;
+    if (is_float) return *reinterpret_cast<const float2*>(static_cast<const float*>(data) + at);
+    return hopper::Unpack(*reinterpret_cast<const uint32_t*>(static_cast<const bf16*>(data) + at));
+  }
+  __device__ void SetPair(int64_t row, int64_t column, float x, float y) const {
     const int64_t at = row * stride + column;
     if (is_float) {
-      auto* to = reinterpret_cast<float2*>(static_cast<float*>(data) + at);
-      *to = make_float2(to->x + x, to->y + y);
+      *reinterpret_cast<float2*>(static_cast<float*>(data) + at) = make_float2(x, y);
     } else {
-      auto* to = reinterpret_cast<uint32_t*>(static_cast<bf16*>(data) + at);
-      const float2 was = hopper::Unpack(*to);
-      *to = hopper::Pack(was.x + x, was.y + y);
+      *reinterpret_cast<uint32_t*>(static_cast<bf16*>(data) + at) = hopper::Pack(x, y);
     }
   }
 };

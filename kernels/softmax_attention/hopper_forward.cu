@@ -167,17 +167,17 @@ struct Rows {
     }
     hopper::WgmmaCommit();
   }
-  __device__ float2 Weigh(float (&s)[64], const ForwardArgs& p, int masked_tile) {
+  __device__ bool Weigh(float (&s)[64], const ForwardArgs& p, int masked_tile, float (&shrink)[2]) {
     if (masked_tile >= 0) Mask(s, places, p.keys.places + int64_t{masked_tile} * kKeyRows);
-    return softmax.Fold(s, p.scale_log2);
+    return softmax.Fold(s, p.scale_log2, shrink);
   }
   __device__ void TakeWeights(const float (&s)[64]) {
 #pragma unroll
     for (int i = 0; i < 32; ++i) weights[i] = hopper::Pack(s[2 * i], s[2 * i + 1]);
   }
-  __device__ void Shrink(float2 by) {
+  __device__ void Shrink(const float (&by)[2]) {
 #pragma unroll
-    for (int i = 0; i < kDim / 2; ++i) out[i] *= i % 4 < 2 ? by.x : by.y;
+    for (int i = 0; i < kDim / 2; ++i) out[i] *= by[i % 4 / 2];
   }
 };
 
@@ -215,7 +215,7 @@ __device__ void Write(const ForwardArgs& p, int head, const Rows<kDim>& rows) {
     const float sum = rows.softmax.sum[r];
     if (row >= p.queries.total || sum == 0.0f) continue;  // has met nothing
     T* y = static_cast<T*>(p.y) + row * p.y_stride + head * kDim + 2 * t;
-    const float here = (rows.softmax.largest[r] * p.scale_log2 + log2f(sum)) * kLn2;
+    const float here = (rows.softmax.base[r] * p.scale_log2 + log2f(sum)) * kLn2;
     const float before = seen[r], largest = fmaxf(before, here);
     const float old = before == -INFINITY ? 0.0f : expf(before - largest);
     const float mine = before == -INFINITY ? 1.0f : expf(here - largest);
@@ -265,12 +265,13 @@ __device__ void ComputeItems(const ForwardArgs& p, const ForwardMemory<kDim>& me
       Pin(s);
       ArriveWarp(mem.KeysFree(step));
       if (i == now.count - 1) ArriveWarp(mem.QueriesFree());
-      const float2 shrink = rows.Weigh(s, p, masked);
+      float shrink[2];
+      const bool shrinks = rows.Weigh(s, p, masked, shrink);
       if (i > 0) {
         hopper::WgmmaWait<0>();
         Pin(rows.out);
         ArriveWarp(mem.ValuesFree(step - 1));
-        rows.Shrink(shrink);
+        if (shrinks) rows.Shrink(shrink);
       }
       rows.TakeWeights(s);
     }

@@ -57,25 +57,25 @@ struct BackwardMemory : BackwardSize<kDim> {
   __device__ uint64_t* QueriesFree(int i) const { return Barrier(4 + i % 2); }
   __device__ uint64_t* DyFull(int i) const { return Barrier(6 + i % 2); }
   __device__ uint64_t* DyFree(int i) const { return Barrier(8 + i % 2); }
-  __device__ uint64_t* SumsFull() const { return Barrier(10); }
-  __device__ uint64_t* SumsFree() const { return Barrier(11); }
-  __device__ Item* ItemOf() const { return reinterpret_cast<Item*>(Barrier(12)); }
+  __device__ uint64_t* SumsFull(int i) const { return Barrier(10 + i % 2); }
+  __device__ uint64_t* SumsFree() const { return Barrier(12); }
+  __device__ Item* ItemOf() const { return reinterpret_cast<Item*>(Barrier(14)); }
   /// The stage's tile of queries, or -1 where all pairs meet.
-  __device__ int* MaskedOf(int i) const { return reinterpret_cast<int*>(Barrier(14)) + i % 2; }
+  __device__ int* MaskedOf(int i) const { return reinterpret_cast<int*>(Barrier(16)) + i % 2; }
   __device__ static int Turn(int i) { return i / 2 % 2; }
 
   __device__ void Start() const {
     constexpr int kWarps = 4 * kGroups;
     if (threadIdx.x == 0) {
       hopper::InitBarrier(KeysFull(), 2);
-      hopper::InitBarrier(KeysFree(), kWarps + 1);
+      hopper::InitBarrier(KeysFree(), kWarps + 2);
       for (int i = 0; i < Size::kStages; ++i) {
         hopper::InitBarrier(QueriesFull(i), 2);
         hopper::InitBarrier(QueriesFree(i), kWarps);
         hopper::InitBarrier(DyFull(i), 1);
         hopper::InitBarrier(DyFree(i), kWarps);
+        hopper::InitBarrier(SumsFull(i), kWarps);
       }
-      hopper::InitBarrier(SumsFull(), kWarps);
       hopper::InitBarrier(SumsFree(), 1);
       hopper::FenceProxy();
     }
@@ -136,9 +136,10 @@ __device__ inline void AddBulk(void* to, const void* from, int bytes) {
                : "memory");
 }
 
-/// Adds each step's part of dq when its turn comes; by one thread.
+/// Adds the part of dq of every other step when its turn comes, so that one part can be on its way
+/// while the next is; by one thread.
 template <int kDim>
-__device__ void AddItems(const BackwardArgs& p, const BackwardMemory<kDim>& mem) {
+__device__ void AddItems(const BackwardArgs& p, const BackwardMemory<kDim>& mem, int odd) {
   constexpr int kBytes = BackwardSize<kDim>::kSumBytes;
   int step = 0;
   for (int item = 0;; ++item) {
@@ -152,10 +153,11 @@ __device__ void AddItems(const BackwardArgs& p, const BackwardMemory<kDim>& mem)
       do {
         span = p.spans[--query];
       } while (!span.Holds(now.tile));
+      if (step % 2 != odd) continue;
       const int64_t at = int64_t{query} * p.heads + now.head;
       float* to = p.sums + at * (kBytes / 4);
       const int rank = now.tile - span.begin;
-      WaitBarrier(mem.SumsFull(), step % 2);
+      WaitBarrier(mem.SumsFull(step), mem.Turn(step));
       WaitTurn(p.turns + at, rank);
       if (rank == 0) {
         hopper::StoreBulk(to, mem.Sums(), kBytes);
@@ -166,7 +168,6 @@ __device__ void AddItems(const BackwardArgs& p, const BackwardMemory<kDim>& mem)
       hopper::WaitStoresRead<0>();
       Arrive(mem.SumsFree());
       hopper::WaitStores();
-      __threadfence();
       GiveTurn(p.turns + at, rank + 1);
     }
   }
@@ -284,17 +285,22 @@ __device__ inline void StoreSums(unsigned char* to, const float (&d)[32], int gr
   }
 }
 
+/// Adds scale d to 64 keys' gradients of a head, of which `row` and row + 8 are this thread's. A
+/// row is read before it is written, so that it is waited for once.
 template <int kDim>
 __device__ void AddKeyGradient(const Gradient& to, int64_t row, int64_t total, int head,
                                float scale, const float (&d)[kDim / 2]) {
-  const int t = static_cast<int>(threadIdx.x) % 4;
+  const int64_t column = int64_t{head} * kDim + static_cast<int>(threadIdx.x) % 4 * 2;
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     if (row + 8 * r >= total) continue;
+    float2 was[kDim / 8];
+#pragma unroll
+    for (int j = 0; j < kDim / 8; ++j) was[j] = to.Pair(row + 8 * r, column + 8 * j);
 #pragma unroll
     for (int j = 0; j < kDim / 8; ++j) {
-      to.AddPair(row + 8 * r, int64_t{head} * kDim + 8 * j + 2 * t, d[4 * j + 2 * r] * scale,
-                 d[4 * j + 2 * r + 1] * scale);
+      to.SetPair(row + 8 * r, column + 8 * j, fmaf(d[4 * j + 2 * r], scale, was[j].x),
+                 fmaf(d[4 * j + 2 * r + 1], scale, was[j].y));
     }
   }
 }
@@ -343,7 +349,7 @@ __device__ void ComputeItems(const BackwardArgs& p, const BackwardMemory<kDim>& 
       WaitBarrier(mem.SumsFree(), (step + 1) % 2);
       StoreSums(mem.Sums(), dq, group, thread);
       hopper::FenceProxy();
-      ArriveWarp(mem.SumsFull());
+      ArriveWarp(mem.SumsFull(step));
       hopper::WgmmaWait<0>();
       Pin(rows.dk);
       Pin(rows.dv);
@@ -368,7 +374,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x < 128) {
     hopper::SetRegisters<40, 168>();
     if (threadIdx.x == 0) LoadItems<kDim>(p, mem);
-    if (threadIdx.x == 32) AddItems<kDim>(p, mem);
+    if (threadIdx.x == 32 || threadIdx.x == 64) AddItems<kDim>(p, mem, threadIdx.x == 64);
   } else {
     hopper::SetRegisters<232, 168>();
     ComputeItems<kDim>(p, mem, static_cast<int>(threadIdx.x) / 128 - 1);

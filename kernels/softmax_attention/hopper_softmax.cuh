@@ -22,33 +22,45 @@ struct Turns {
   }
 };
 
-/// The softmax so far of this thread's two rows, kept online. `sum` is of the thread's own columns.
+/// The softmax so far of this thread's two rows, kept online: weights are 2^(scale (s - base)). The
+/// base follows the largest score of the row once that is 2^8 above it, so that what was summed
+/// before is seldom brought to a new one. `sum` is of the thread's own columns.
 struct Softmax {
-  float largest[2] = {-INFINITY, -INFINITY};
+  static constexpr float kSlack = 8.0f;
+  float base[2] = {-INFINITY, -INFINITY};
   float sum[2] = {};
 
-  __device__ static float Base(float largest) { return largest == -INFINITY ? 0.0f : largest; }
-
-  /// Scores to weights 2^(scale (s - largest)); returns what brings earlier sums to the new base.
-  __device__ float2 Fold(float (&s)[64], float scale) {
-    float now[2] = {largest[0], largest[1]};
+  /// Scores to weights. Returns whether earlier sums of some row of the warp are to be multiplied
+  /// by `shrink`.
+  __device__ bool Fold(float (&s)[64], float scale, float (&shrink)[2]) {
+    float top[4] = {base[0], base[0], base[1], base[1]};
 #pragma unroll
-    for (int i = 0; i < 64; ++i) now[i % 4 / 2] = fmaxf(now[i % 4 / 2], s[i]);
-    float base[2], shrink[2];
+    for (int i = 0; i < 64; ++i) top[i % 4] = fmaxf(top[i % 4], s[i]);
+    bool grows = false;
+    float offset[2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      now[r] = fmaxf(now[r], __shfl_xor_sync(0xffffffffu, now[r], 1));
-      now[r] = fmaxf(now[r], __shfl_xor_sync(0xffffffffu, now[r], 2));
-      base[r] = Base(now[r]) * scale;
-      shrink[r] = hopper::Exp2(fmaf(largest[r], scale, -base[r]));
-      largest[r] = now[r];
-      sum[r] *= shrink[r];
+      float now = fmaxf(top[2 * r], top[2 * r + 1]);
+      now = fmaxf(now, __shfl_xor_sync(0xffffffffu, now, 1));
+      now = fmaxf(now, __shfl_xor_sync(0xffffffffu, now, 2));
+      shrink[r] = 1.0f;
+      if ((now - base[r]) * scale > kSlack) {
+        shrink[r] = hopper::Exp2((base[r] - now) * scale);
+        sum[r] *= shrink[r];
+        base[r] = now;
+        grows = true;
+      }
+      offset[r] = base[r] == -INFINITY ? 0.0f : -base[r] * scale;
     }
+    float part[4] = {};
 #pragma unroll
-    for (int i = 0; i < 64; ++i) s[i] = hopper::Exp2(fmaf(s[i], scale, -base[i % 4 / 2]));
-#pragma unroll
-    for (int i = 0; i < 64; ++i) sum[i % 4 / 2] += s[i];
-    return {shrink[0], shrink[1]};
+    for (int i = 0; i < 64; ++i) {
+      s[i] = hopper::Exp2(fmaf(s[i], scale, offset[i % 4 / 2]));
+      part[i % 4] += s[i];
+    }
+    sum[0] += part[0] + part[1];
+    sum[1] += part[2] + part[3];
+    return __any_sync(0xffffffffu, grows);
   }
   __device__ void Finish() {
 #pragma unroll
