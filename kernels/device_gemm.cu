@@ -43,6 +43,9 @@ uint32_t AlignmentOf(const void* p) {
   return static_cast<uint32_t>(bits & (~bits + 1));
 }
 
+/// What the library calls C: read where something is added, of any content where not.
+const void* AddedOf(const DeviceGemm& p) { return p.added != nullptr ? p.added : p.c; }
+
 /// The product as cuBLASLt sees it: first operand b, second a.
 class Described {
  public:
@@ -50,6 +53,7 @@ class Described {
       : operation(lt.MatmulDescDestroy),
         first(lt.MatrixLayoutDestroy),
         second(lt.MatrixLayoutDestroy),
+        added(lt.MatrixLayoutDestroy),
         result(lt.MatrixLayoutDestroy),
         lt_(lt) {
     const cublasOperation_t first_op = p.b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
@@ -59,11 +63,12 @@ class Described {
     Set(CUBLASLT_MATMUL_DESC_TRANSB, second_op);
     Make(&first, TypeOf(p.input), p.b_transposed ? p.k : p.n, p.b_transposed ? p.n : p.k, p.ldb);
     Make(&second, TypeOf(p.input), p.a_transposed ? p.m : p.k, p.a_transposed ? p.k : p.m, p.lda);
+    Make(&added, TypeOf(p.output), p.n, p.m, p.added != nullptr ? p.ld_added : p.ldc);
     Make(&result, TypeOf(p.output), p.n, p.m, p.ldc);
   }
 
   Description<cublasLtMatmulDesc_t> operation;
-  Description<cublasLtMatrixLayout_t> first, second, result;
+  Description<cublasLtMatrixLayout_t> first, second, added, result;
 
  private:
   void Set(cublasLtMatmulDescAttributes_t attribute, cublasOperation_t value) {
@@ -94,13 +99,13 @@ cublasLtMatmulAlgo_t ChooseAlgorithm(CudaDevice::Impl& device, const DeviceGemm&
   set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, kReductions);
   set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, AlignmentOf(p.b));
   set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, AlignmentOf(p.a));
-  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, AlignmentOf(p.c));
+  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, AlignmentOf(AddedOf(p)));
   set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, AlignmentOf(p.c));
   cublasLtMatmulHeuristicResult_t found;
   int count = 0;
-  const cublasStatus_t status = lt.MatmulAlgoGetHeuristic(
-      device.blas, d.operation.get(), d.first.get(), d.second.get(), d.result.get(), d.result.get(),
-      preference.get(), 1, &found, &count);
+  const cublasStatus_t status =
+      lt.MatmulAlgoGetHeuristic(device.blas, d.operation.get(), d.first.get(), d.second.get(),
+                                d.added.get(), d.result.get(), preference.get(), 1, &found, &count);
   ELA_CHECK(status == CUBLAS_STATUS_SUCCESS && count == 1,
             "no algorithm for a product of %lld x %lld x %lld (lda %lld, ldb %lld, ldc %lld): %s",
             static_cast<long long>(p.m), static_cast<long long>(p.n), static_cast<long long>(p.k),
@@ -111,9 +116,19 @@ cublasLtMatmulAlgo_t ChooseAlgorithm(CudaDevice::Impl& device, const DeviceGemm&
 
 GemmKey KeyOf(const DeviceGemm& p) {
   const int64_t flags = (p.a_transposed ? 1 : 0) + (p.b_transposed ? 2 : 0) +
-                        (p.accumulate ? 4 : 0) + (p.input == DType::kF32 ? 8 : 0) +
+                        (p.added != nullptr ? 4 : 0) + (p.input == DType::kF32 ? 8 : 0) +
                         (p.output == DType::kF32 ? 16 : 0);
-  return {p.m,  p.n, p.k, p.lda, p.ldb, p.ldc, AlignmentOf(p.a), AlignmentOf(p.b), AlignmentOf(p.c),
+  return {p.m,
+          p.n,
+          p.k,
+          p.lda,
+          p.ldb,
+          p.ldc,
+          p.ld_added,
+          AlignmentOf(p.a),
+          AlignmentOf(p.b),
+          AlignmentOf(p.c),
+          AlignmentOf(AddedOf(p)),
           flags};
 }
 
@@ -139,9 +154,9 @@ const cublasLtMatmulAlgo_t& AlgorithmFor(CudaDevice::Impl& device, const DeviceG
 cublasStatus_t Run(const Context& ctx, const DeviceGemm& p, const cublasLtMatmulAlgo_t& algorithm) {
   const CudaDevice::Impl& device = ctx.device->impl();
   const Described d(*device.lt, p);
-  const float alpha = 1, beta = p.accumulate ? 1 : 0;
+  const float alpha = 1, beta = p.added != nullptr ? 1 : 0;
   return device.lt->Matmul(device.blas, d.operation.get(), &alpha, p.b, d.first.get(), p.a,
-                           d.second.get(), &beta, p.c, d.result.get(), p.c, d.result.get(),
+                           d.second.get(), &beta, AddedOf(p), d.added.get(), p.c, d.result.get(),
                            &algorithm, device.workspace, CudaDevice::Impl::kGemmWorkspace,
                            StreamOf(ctx));
 }
@@ -151,11 +166,15 @@ cublasStatus_t Run(const Context& ctx, const DeviceGemm& p, const cublasLtMatmul
 void Gemm(const Context& ctx, const DeviceGemm& p) {
   if (p.m == 0 || p.n == 0) return;
   if (p.k == 0) {
-    if (p.accumulate) return;
-    const size_t size = SizeOf(p.output);
-    ELA_CUDA_CHECK(cudaMemset2DAsync(p.c, static_cast<size_t>(p.ldc) * size, 0,
-                                     static_cast<size_t>(p.n) * size, static_cast<size_t>(p.m),
-                                     StreamOf(ctx)));
+    if (p.added == p.c) return;
+    const size_t size = SizeOf(p.output), pitch = static_cast<size_t>(p.ldc) * size;
+    const size_t width = static_cast<size_t>(p.n) * size, height = static_cast<size_t>(p.m);
+    if (p.added == nullptr) {
+      ELA_CUDA_CHECK(cudaMemset2DAsync(p.c, pitch, 0, width, height, StreamOf(ctx)));
+    } else {
+      ELA_CUDA_CHECK(cudaMemcpy2DAsync(p.c, pitch, p.added, static_cast<size_t>(p.ld_added) * size,
+                                       width, height, cudaMemcpyDeviceToDevice, StreamOf(ctx)));
+    }
     return;
   }
   CudaDevice::Impl& device = ctx.device->impl();

@@ -8,10 +8,10 @@
 
 namespace ela::kernels::cuda {
 
-/// c [m, n] = op(a) op(b), or += if `accumulate`. Row-major with leading dimensions, as GemmProblem
-/// of gemm.h: a is stored [m, k], or [k, m] if a_transposed; b is stored [k, n], or [n, k] if
-/// b_transposed. a and b are float (never rounded to TF32) or bf16, c float or their type; sums are
-/// float. With k = 0 the product is 0.
+/// c [m, n] = op(a) op(b), + added [m, n] of c's type unless that is null (it may be c). Row-major
+/// with leading dimensions, as GemmProblem of gemm.h: a is stored [m, k], or [k, m] if
+/// a_transposed; b is stored [k, n], or [n, k] if b_transposed. a and b are float (never rounded to
+/// TF32) or bf16, c float or their type; sums are float. With k = 0 the product is 0.
 struct DeviceGemm {
   int64_t m = 0, n = 0, k = 0;
   const void* a = nullptr;
@@ -22,9 +22,10 @@ struct DeviceGemm {
   bool b_transposed = false;
   void* c = nullptr;
   int64_t ldc = 0;
+  const void* added = nullptr;
+  int64_t ld_added = 0;
   DType input = DType::kF32;   // of a and b
   DType output = DType::kF32;  // of c
-  bool accumulate = false;
   bool ragged = false;  // m (or k, if a_transposed) changes from call to call: choose for about it
 };
 

@@ -12,7 +12,7 @@ namespace ela::kernels {
 namespace cuda {
 
 /// What decides how cuBLASLt computes a product: equal keys get the same algorithm.
-using GemmKey = std::array<int64_t, 10>;
+using GemmKey = std::array<int64_t, 12>;
 
 }  // namespace cuda
 

@@ -82,8 +82,8 @@ void Begin(const Context& ctx, const char* op, const Tensor& typed) {
   } while (false)
 
 ELA_BACKENDS(LinearForward)
-void LinearForward(const Context& ctx, Tensor y, Tensor x, Tensor w) {
-  ELA_RUN(LinearForward, x, y, x, w);
+void LinearForward(const Context& ctx, Tensor y, Tensor x, Tensor w, Tensor added) {
+  ELA_RUN(LinearForward, x, y, x, w, added);
 }
 
 ELA_BACKENDS(LinearBackward)
@@ -93,8 +93,8 @@ void LinearBackward(const Context& ctx, Tensor dx, Tensor dw, Tensor dy, Tensor 
 
 ELA_BACKENDS(GroupedLinearForward)
 void GroupedLinearForward(const Context& ctx, Tensor y, Tensor x, const std::vector<Tensor>& w,
-                          const std::vector<int64_t>& offsets) {
-  ELA_RUN(GroupedLinearForward, x, y, x, w, offsets);
+                          const std::vector<int64_t>& offsets, Tensor added) {
+  ELA_RUN(GroupedLinearForward, x, y, x, w, offsets, added);
 }
 
 ELA_BACKENDS(GroupedLinearBackward)
@@ -111,8 +111,8 @@ void RmsNormForward(const Context& ctx, Tensor y, Tensor rstd, Tensor x, Tensor 
 
 ELA_BACKENDS(RmsNormBackward)
 void RmsNormBackward(const Context& ctx, Tensor dx, Tensor dgain, Tensor dy, Tensor x, Tensor gain,
-                     Tensor rstd) {
-  ELA_RUN(RmsNormBackward, x, dx, dgain, dy, x, gain, rstd);
+                     Tensor rstd, Tensor added) {
+  ELA_RUN(RmsNormBackward, x, dx, dgain, dy, x, gain, rstd, added);
 }
 
 ELA_BACKENDS(Rope)
@@ -209,8 +209,8 @@ void GatherRows(const Context& ctx, Tensor y, Tensor x, Tensor index, int64_t di
 }
 
 ELA_BACKENDS(CombineRows)
-void CombineRows(const Context& ctx, Tensor y, Tensor rows, Tensor row_of_slot) {
-  ELA_RUN(CombineRows, y, y, rows, row_of_slot);
+void CombineRows(const Context& ctx, Tensor y, Tensor rows, Tensor row_of_slot, Tensor added) {
+  ELA_RUN(CombineRows, y, y, rows, row_of_slot, added);
 }
 
 ELA_BACKENDS(ExpertsForward)

@@ -2,6 +2,7 @@
 // sizes in floats); weight gradients are float whatever the activations are.
 #include <algorithm>
 
+#include "kernels/elementwise/elementwise.h"
 #include "kernels/gemm.h"
 #include "kernels/linear/linear.h"
 #include "kernels/rows.h"
@@ -95,10 +96,11 @@ void AddWholeGroups(const Context& ctx, const Tensor& y, const Tensor& x, const 
 
 }  // namespace
 
-void LinearForward(const Context& ctx, Tensor y, Tensor x, Tensor w) {
+void LinearForward(const Context& ctx, Tensor y, Tensor x, Tensor w, Tensor added) {
   ArenaScope scope(ctx.scratch);
   const Tensor wide_y = WideTarget(ctx, y);
   Gemm(ctx, {Forward(wide_y, Widened(ctx, x), Widened(ctx, w))});
+  if (!added.empty()) Add(ctx, wide_y, wide_y, added);
   NarrowInto(ctx, y, wide_y);
 }
 
@@ -115,7 +117,7 @@ void LinearBackward(const Context& ctx, Tensor dx, Tensor dw, Tensor dy, Tensor 
 }
 
 void GroupedLinearForward(const Context& ctx, Tensor y, Tensor x, const std::vector<Tensor>& w,
-                          const std::vector<int64_t>& offsets) {
+                          const std::vector<int64_t>& offsets, Tensor added) {
   CheckOffsets(offsets, w.size(), y.dim(0));
   ArenaScope scope(ctx.scratch);
   const Tensor wide_y = WideTarget(ctx, y), wide_x = Widened(ctx, x);
@@ -139,6 +141,7 @@ void GroupedLinearForward(const Context& ctx, Tensor y, Tensor x, const std::vec
                   r.y.as<float>() + i * r.y.stride());
     }
   }
+  if (!added.empty()) Add(ctx, wide_y, wide_y, added);
   NarrowInto(ctx, y, wide_y);
 }
 

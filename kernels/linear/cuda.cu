@@ -1,5 +1,5 @@
-// Products by cuBLASLt. Activations and weights are of one type, weight gradients float: their
-// products add to what is there in the library's own epilogue. Experts' products follow each other.
+// Products by cuBLASLt. Activations and weights are of one type, weight gradients float: what is
+// added to a product is added in the library's own epilogue. Experts' products follow each other.
 #include "kernels/device_gemm.h"
 #include "kernels/linear/linear.h"
 #include "kernels/rows.h"
@@ -7,9 +7,11 @@
 namespace ela::kernels::cuda {
 namespace {
 
-DeviceGemm Forward(const Tensor& y, const Tensor& x, const Tensor& w) {
+DeviceGemm Forward(const Tensor& y, const Tensor& x, const Tensor& w, const Tensor& added) {
   CheckShape("x", x, y.dim(0), w.row_numel());
   CheckShape("y", y, x.dim(0), w.dim(0));
+  if (!added.empty()) CheckShape("added", added, y.dim(0), y.row_numel());
+  ELA_CHECK(added.empty() || added.dtype() == y.dtype(), "y and added are of different types");
   ELA_CHECK(x.dtype() == w.dtype(), "x and w are of different types");
   return {.m = y.dim(0),
           .n = w.dim(0),
@@ -21,6 +23,8 @@ DeviceGemm Forward(const Tensor& y, const Tensor& x, const Tensor& w) {
           .b_transposed = true,
           .c = y.data(),
           .ldc = y.stride(),
+          .added = added.empty() ? nullptr : added.data(),
+          .ld_added = added.empty() ? 0 : added.stride(),
           .input = x.dtype(),
           .output = y.dtype()};
 }
@@ -56,9 +60,10 @@ DeviceGemm WeightGradient(const Tensor& dw, const Tensor& dy, const Tensor& x) {
           .ldb = x.stride(),
           .c = dw.as<float>(),
           .ldc = dw.stride(),
+          .added = dw.data(),
+          .ld_added = dw.stride(),
           .input = dy.dtype(),
-          .output = DType::kF32,
-          .accumulate = true};
+          .output = DType::kF32};
 }
 
 DeviceGemm Ragged(DeviceGemm problem) {
@@ -74,8 +79,8 @@ void CheckOffsets(const std::vector<int64_t>& offsets, size_t experts, int64_t r
 
 }  // namespace
 
-void LinearForward(const Context& ctx, Tensor y, Tensor x, Tensor w) {
-  Gemm(ctx, Forward(y, x, w));
+void LinearForward(const Context& ctx, Tensor y, Tensor x, Tensor w, Tensor added) {
+  Gemm(ctx, Forward(y, x, w, added));
 }
 
 void LinearBackward(const Context& ctx, Tensor dx, Tensor dw, Tensor dy, Tensor x, Tensor w) {
@@ -85,12 +90,13 @@ void LinearBackward(const Context& ctx, Tensor dx, Tensor dw, Tensor dy, Tensor 
 }
 
 void GroupedLinearForward(const Context& ctx, Tensor y, Tensor x, const std::vector<Tensor>& w,
-                          const std::vector<int64_t>& offsets) {
+                          const std::vector<int64_t>& offsets, Tensor added) {
   CheckOffsets(offsets, w.size(), y.dim(0));
   for (size_t e = 0; e < w.size(); ++e) {
     const int64_t begin = offsets[e], end = offsets[e + 1];
     if (begin == end) continue;
-    Gemm(ctx, Ragged(Forward(y.Rows(begin, end), x.Rows(begin, end), w[e])));
+    Gemm(ctx, Ragged(Forward(y.Rows(begin, end), x.Rows(begin, end), w[e],
+                             added.empty() ? added : added.Rows(begin, end))));
   }
 }
 

@@ -23,18 +23,37 @@ struct RowStatistics {
   double sum;  // of e^(logit - largest)
 };
 
+/// N consecutive logits, N = 1 or 8 (two accesses of 16 bytes).
+template <int N>
+__device__ void LoadLogits(float (&values)[N], const float* from) {
+  if constexpr (N == 1) {
+    values[0] = *from;
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; i += 4) {
+      *reinterpret_cast<float4*>(values + i) = *reinterpret_cast<const float4*>(from + i);
+    }
+  }
+}
+
 /// The statistics of a row of logits, for every thread of the block.
+template <int N>
 __device__ RowStatistics StatisticsOf(const float* logits, int64_t n) {
   __shared__ double sums[kWarp];
   __shared__ float maxima[kWarp];
   float largest = -INFINITY, sum = 0;
-  for (int64_t v = threadIdx.x; v < n; v += kRowThreads) {
-    const float x = logits[v];
-    if (x > largest) {
-      sum *= __expf(largest - x);
-      largest = x;
+  for (int64_t v = threadIdx.x * N; v < n; v += kRowThreads * N) {
+    alignas(16) float x[N];
+    LoadLogits(x, logits + v);
+    float most = x[0];
+#pragma unroll
+    for (int i = 1; i < N; ++i) most = fmaxf(most, x[i]);
+    if (most > largest) {
+      sum *= __expf(largest - most);
+      largest = most;
     }
-    sum += __expf(x - largest);
+#pragma unroll
+    for (int i = 0; i < N; ++i) sum += __expf(x[i] - largest);
   }
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
@@ -49,11 +68,28 @@ __device__ RowStatistics StatisticsOf(const float* logits, int64_t n) {
   return {all, BlockSum(static_cast<double>(mine), sums)};
 }
 
+/// N gradients to `to`, in accesses of up to 16 bytes.
+template <int N, class T>
+__device__ void StoreGradients(T* to, const float (&g)[N]) {
+  if constexpr (N == 1) {
+    Store(to, g[0]);
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; i += kVector<T>) {
+      float part[kVector<T>];
+#pragma unroll
+      for (int j = 0; j < kVector<T>; ++j) part[j] = g[i + j];
+      StoreAll(to + i, part);
+    }
+  }
+}
+
 /// A block a row: loss [rows] (0 without a target), and gradients in place of the logits (T, rows
-/// of the same bytes) if `gradients`.
-template <class T>
-__global__ void LossOfRows(double* loss, float* tile, const int32_t* targets, int64_t n,
-                           float scale, bool gradients) {
+/// of the same bytes) if `gradients`. N = 8 where rows are of multiples of 8 logits.
+template <class T, int N>
+__global__ void __launch_bounds__(kRowThreads)
+    LossOfRows(double* loss, float* tile, const int32_t* targets, int64_t n, float scale,
+               bool gradients) {
   float* logits = tile + blockIdx.x * n;
   T* out = reinterpret_cast<T*>(logits);
   const int32_t target = targets[blockIdx.x];
@@ -64,7 +100,7 @@ __global__ void LossOfRows(double* loss, float* tile, const int32_t* targets, in
     for (int64_t v = threadIdx.x; v < n; v += kRowThreads) Store(out + v, 0.0f);
     return;
   }
-  const RowStatistics s = StatisticsOf(logits, n);
+  const RowStatistics s = StatisticsOf<N>(logits, n);
   if (threadIdx.x == 0) {
     loss[blockIdx.x] =
         static_cast<double>(s.largest) + log(s.sum) - static_cast<double>(logits[target]);
@@ -73,12 +109,16 @@ __global__ void LossOfRows(double* loss, float* tile, const int32_t* targets, in
   const float factor = static_cast<float>(static_cast<double>(scale) / s.sum);
   __syncthreads();
   // A gradient is never longer than a logit: what is written was read by every thread before.
-  for (int64_t base = 0; base < n; base += kRowThreads) {
-    const int64_t v = base + threadIdx.x;
-    float g = 0;
-    if (v < n) g = factor * __expf(logits[v] - s.largest) - (v == target ? scale : 0.0f);
+  for (int64_t base = 0; base < n; base += kRowThreads * N) {
+    const int64_t v = base + threadIdx.x * N;
+    alignas(16) float g[N] = {};
+    if (v < n) LoadLogits(g, logits + v);
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      g[i] = factor * __expf(g[i] - s.largest) - (v + i == target ? scale : 0.0f);
+    }
     __syncthreads();
-    if (v < n) Store(out + v, g);
+    if (v < n) StoreGradients(out + v, g);
   }
 }
 
@@ -126,7 +166,8 @@ void ForEachTile(const Context& ctx, const Tensor& x, const Tensor& table, const
     WithElement(
         [&](auto element) {
           using T = decltype(element);
-          LossOfRows<T><<<GridSize(end - begin), kRowThreads, 0, StreamOf(ctx)>>>(
+          const auto kernel = n % 8 == 0 ? LossOfRows<T, 8> : LossOfRows<T, 1>;
+          kernel<<<GridSize(end - begin), kRowThreads, 0, StreamOf(ctx)>>>(
               loss, tile, targets.as<int32_t>() + begin, n, static_cast<float>(scale), gradients);
         },
         x, table);
@@ -175,8 +216,9 @@ void LossForwardBackward(const Context& ctx, Tensor loss_sum, Tensor dx, Tensor 
                              .ldb = part.stride(),
                              .c = dtable.as<float>(),
                              .ldc = dtable.stride(),
-                             .input = x.dtype(),
-                             .accumulate = true});
+                             .added = dtable.as<float>(),
+                             .ld_added = dtable.stride(),
+                             .input = x.dtype()});
                 }
               });
 }

@@ -55,20 +55,22 @@ void GatherRows(const Context& ctx, Tensor y, Tensor x, Tensor index, int64_t di
   });
 }
 
-void CombineRows(const Context& ctx, Tensor y, Tensor rows, Tensor row_of_slot) {
+void CombineRows(const Context& ctx, Tensor y, Tensor rows, Tensor row_of_slot, Tensor added) {
   const int64_t tokens = row_of_slot.dim(0), n = y.row_numel();
   CheckShape("y", y, tokens, n);
   if (tokens == 0) return;
   const int64_t choices = row_of_slot.row_numel();
   CheckShape("rows", rows, rows.dim(0), n);
+  if (!added.empty()) CheckShape("added", added, tokens, n);
   ELA_CHECK(row_of_slot.dense());
   const int32_t* row_of = row_of_slot.as<int32_t>();
   ArenaScope scope(ctx.scratch);
-  const int64_t rows_floats = BufferFloats(rows);
-  const ThreadBuffers buffers(ctx, rows_floats + BufferFloats(y));
+  // One for all that is read: a row at a time.
+  const int64_t in_floats = std::max(BufferFloats(rows), added.empty() ? 0 : BufferFloats(added));
+  const ThreadBuffers buffers(ctx, in_floats + BufferFloats(y));
   ParallelBlocks(ctx, tokens, RowsPerBlock(n), [&](int64_t begin, int64_t end) {
-    float* rows_buffer = buffers.Get();
-    float* y_buffer = rows_buffer + rows_floats;
+    float* in_buffer = buffers.Get();
+    float* y_buffer = in_buffer + in_floats;
     for (int64_t t = begin; t < end; ++t) {
       float* out = RowTarget(y, t, y_buffer);
       std::memset(out, 0, static_cast<size_t>(n) * sizeof(float));
@@ -76,7 +78,11 @@ void CombineRows(const Context& ctx, Tensor y, Tensor rows, Tensor row_of_slot) 
         const int64_t row = row_of[t * choices + j];
         ELA_CHECK(row >= 0 && row < rows.dim(0), "row %lld of %lld", static_cast<long long>(row),
                   static_cast<long long>(rows.dim(0)));
-        const float* in = ReadRow(rows, row, rows_buffer);
+        const float* in = ReadRow(rows, row, in_buffer);
+        for (int64_t i = 0; i < n; ++i) out[i] += in[i];
+      }
+      if (!added.empty()) {
+        const float* in = ReadRow(added, t, in_buffer);
         for (int64_t i = 0; i < n; ++i) out[i] += in[i];
       }
       WriteRow(y, t, out);

@@ -36,8 +36,8 @@ __global__ void Gather(Rows<T> y, Rows<T> x, const int32_t* index, int64_t rows,
 }
 
 template <class T, int N>
-__global__ void Combine(Rows<T> y, Rows<T> rows, const int32_t* row_of_slot, int64_t tokens,
-                        int64_t columns, int64_t num_rows, int choices, int lanes) {
+__global__ void Combine(Rows<T> y, Rows<T> rows, const int32_t* row_of_slot, Rows<T> added,
+                        int64_t tokens, int64_t columns, int64_t num_rows, int choices, int lanes) {
   const int64_t thread = static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x;
   const int64_t token = thread / lanes;
   if (token >= tokens) return;
@@ -49,6 +49,12 @@ __global__ void Combine(Rows<T> y, Rows<T> rows, const int32_t* row_of_slot, int
                        static_cast<long long>(row), static_cast<long long>(num_rows));
       float v[N];
       Load(v, rows[row] + i);
+#pragma unroll
+      for (int l = 0; l < N; ++l) sum[l] += v[l];
+    }
+    if (added.data != nullptr) {
+      float v[N];
+      Load(v, added[token] + i);
 #pragma unroll
       for (int l = 0; l < N; ++l) sum[l] += v[l];
     }
@@ -89,22 +95,25 @@ void GatherRows(const Context& ctx, Tensor y, Tensor x, Tensor index, int64_t di
   CheckLaunch("Gather");
 }
 
-void CombineRows(const Context& ctx, Tensor y, Tensor rows, Tensor row_of_slot) {
+void CombineRows(const Context& ctx, Tensor y, Tensor rows, Tensor row_of_slot, Tensor added) {
   const int64_t tokens = row_of_slot.dim(0), n = y.row_numel();
   CheckShape("y", y, tokens, n);
   if (tokens == 0 || n == 0) return;
   const int64_t choices = row_of_slot.row_numel();
   CheckShape("rows", rows, rows.dim(0), n);
+  if (!added.empty()) CheckShape("added", added, tokens, n);
   ELA_CHECK(row_of_slot.dense());
+  const Tensor added_rows = added.empty() ? rows : added;  // of some alignment
   WithVectors(
       [&](auto element, auto width) {
         using T = decltype(element);
         const int lanes = LanesFor(n / width);
         Combine<T, width><<<GridSize(CeilDiv(tokens * lanes, kBlock)), kBlock, 0, StreamOf(ctx)>>>(
-            Rows<T>(y), Rows<T>(rows), row_of_slot.as<int32_t>(), tokens, n, rows.dim(0),
+            Rows<T>(y), Rows<T>(rows), row_of_slot.as<int32_t>(),
+            added.empty() ? Rows<T>() : Rows<T>(added), tokens, n, rows.dim(0),
             static_cast<int>(choices), lanes);
       },
-      y, rows);
+      y, rows, added_rows);
   CheckLaunch("Combine");
 }
 

@@ -15,8 +15,8 @@ void SortSlots(const Context& ctx, Tensor slot_of_row, Tensor row_of_slot, Tenso
 /// divisor = K.
 void GatherRows(const Context& ctx, Tensor y, Tensor x, Tensor index, int64_t divisor);
 
-/// y [T, n] = sum over j ascending of rows[row_of_slot[t, j]]: the combine, and the backward of a
-/// gather with divisor K.
-void CombineRows(const Context& ctx, Tensor y, Tensor rows, Tensor row_of_slot);
+/// y [T, n] = sum over j ascending of rows[row_of_slot[t, j]], + added [T, n] unless that is empty
+/// (and not y): the combine, and the backward of a gather with divisor K.
+void CombineRows(const Context& ctx, Tensor y, Tensor rows, Tensor row_of_slot, Tensor added = {});
 
 }  // namespace ela::kernels

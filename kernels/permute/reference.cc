@@ -2,6 +2,7 @@
 #include <numeric>
 #include <vector>
 
+#include "kernels/elementwise/elementwise.h"
 #include "kernels/matrix.h"
 #include "kernels/permute/permute.h"
 
@@ -32,7 +33,8 @@ void GatherRows(const Context& ctx, Tensor y_out, Tensor x_in, Tensor index, int
   y.StoreTo(y_out);
 }
 
-void CombineRows(const Context& ctx, Tensor y_out, Tensor rows_in, Tensor row_of_slot) {
+void CombineRows(const Context& ctx, Tensor y_out, Tensor rows_in, Tensor row_of_slot,
+                 Tensor added) {
   const Matrix rows(rows_in);
   const int64_t choices = row_of_slot.dim(1);
   Matrix y(row_of_slot.dim(0), y_out.row_numel());
@@ -43,6 +45,7 @@ void CombineRows(const Context& ctx, Tensor y_out, Tensor rows_in, Tensor row_of
     }
   }
   y.StoreTo(y_out);
+  if (!added.empty()) Add(ctx, y_out, y_out, added);
 }
 
 }  // namespace ela::kernels::reference

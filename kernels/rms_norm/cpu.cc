@@ -35,19 +35,22 @@ void RmsNormForward(const Context& ctx, Tensor y, Tensor rstd, Tensor x, Tensor 
 }
 
 void RmsNormBackward(const Context& ctx, Tensor dx, Tensor dgain, Tensor dy, Tensor x, Tensor gain,
-                     Tensor rstd) {
+                     Tensor rstd, Tensor added) {
   const int64_t rows = x.dim(0), d = x.row_numel();
   CheckShape("dx", dx, rows, d);
   CheckShape("dy", dy, rows, d);
   CheckShape("rstd", rstd, rows, 1);
   CheckShape("gain", gain, d, 1);
   CheckShape("dgain", dgain, d, 1);
+  if (!added.empty()) CheckShape("added", added, rows, d);
   if (rows == 0) return;
   ArenaScope scope(ctx.scratch);
   const float* g = Widened(ctx, gain).as<float>();
   const float* r = rstd.as<float>();
   const int64_t x_floats = BufferFloats(x), dy_floats = BufferFloats(dy);
-  const ThreadBuffers buffers(ctx, x_floats + dy_floats + d + BufferFloats(dx));
+  const int64_t dx_floats = BufferFloats(dx),
+                added_floats = added.empty() ? 0 : BufferFloats(added);
+  const ThreadBuffers buffers(ctx, x_floats + dy_floats + d + dx_floats + added_floats);
   const RowPartials partials(ctx, rows, d);
   partials.Run(ctx, [&](int64_t begin, int64_t end, float* dgain_sum) {
     float* x_buffer = buffers.Get();
@@ -67,6 +70,11 @@ void RmsNormBackward(const Context& ctx, Tensor dx, Tensor dgain, Tensor dy, Ten
         const float normalised = in[i] * scale;
         dgain_sum[i] += grad[i] * normalised;
         out[i] = scale * (scaled[i] - normalised * mean);
+      }
+      if (!added.empty()) {
+        const float* rest = ReadRow(added, t, dx_buffer + dx_floats);
+#pragma omp simd
+        for (int64_t i = 0; i < d; ++i) out[i] += rest[i];
       }
       WriteRow(dx, t, out);
     }

@@ -39,7 +39,8 @@ __global__ void NormRows(Rows<T> y, float* rstd, Rows<T> x, const T* gain, int64
 
 template <class T, int N>
 __global__ void NormRowsBackward(Rows<T> dx, float* partials, Rows<T> dy, Rows<T> x, const T* gain,
-                                 const float* rstd, int64_t rows, int d, int64_t rows_per_block) {
+                                 const float* rstd, Rows<T> added, int64_t rows, int d,
+                                 int64_t rows_per_block) {
   extern __shared__ float dgain[];  // [d]
   __shared__ float sums[kWarp];
   const int first = static_cast<int>(threadIdx.x) * N, step = static_cast<int>(blockDim.x) * N;
@@ -60,15 +61,16 @@ __global__ void NormRowsBackward(Rows<T> dx, float* partials, Rows<T> dy, Rows<T
     }
     const float mean = BlockSum(dot, sums) * scale / static_cast<float>(d);
     for (int i = first; i < d; i += step) {
-      float v[N], grad[N], g[N];
+      float v[N], grad[N], g[N], rest[N] = {};
       Load(v, x[row] + i);
       Load(grad, dy[row] + i);
       Load(g, gain + i);
+      if (added.data != nullptr) Load(rest, added[row] + i);
 #pragma unroll
       for (int j = 0; j < N; ++j) {
         const float normalised = v[j] * scale;
         dgain[i + j] += grad[j] * normalised;
-        v[j] = scale * (grad[j] * g[j] - normalised * mean);
+        v[j] = scale * (grad[j] * g[j] - normalised * mean) + rest[j];
       }
       StoreAll(dx[row] + i, v);
     }
@@ -99,7 +101,7 @@ void RmsNormForward(const Context& ctx, Tensor y, Tensor rstd, Tensor x, Tensor 
 }
 
 void RmsNormBackward(const Context& ctx, Tensor dx, Tensor dgain, Tensor dy, Tensor x, Tensor gain,
-                     Tensor rstd) {
+                     Tensor rstd, Tensor added) {
   const int64_t rows = x.dim(0), d = x.row_numel();
   CheckShape("dx", dx, rows, d);
   CheckShape("dy", dy, rows, d);
@@ -109,11 +111,11 @@ void RmsNormBackward(const Context& ctx, Tensor dx, Tensor dgain, Tensor dy, Ten
   if (rows == 0) return;
   ELA_CHECK(d <= kMostColumns, "rows of %lld elements, at most %d", static_cast<long long>(d),
             kMostColumns);
+  if (!added.empty()) CheckShape("added", added, rows, d);
   const ArenaScope scope(ctx.scratch);
+  const Tensor gain_row = gain.View({1, d}), added_rows = added.empty() ? x : added;
   const int64_t blocks = std::min(kMostBlocks, CeilDiv(rows, 8));
-  const int64_t rows_per_block = CeilDiv(rows, blocks);
   float* partials = TakeScratch<float>(ctx, blocks * d);
-  const Tensor gain_row = gain.View({1, d});
   WithVectors(
       [&](auto element, auto n) {
         using T = decltype(element);
@@ -121,9 +123,10 @@ void RmsNormBackward(const Context& ctx, Tensor dx, Tensor dgain, Tensor dy, Ten
         NormRowsBackward<T, n>
             <<<GridSize(blocks), GridSize(threads), static_cast<size_t>(d) * sizeof(float),
                StreamOf(ctx)>>>(Rows<T>(dx), partials, Rows<T>(dy), Rows<T>(x), DataOf<T>(gain),
-                                rstd.as<float>(), rows, static_cast<int>(d), rows_per_block);
+                                rstd.as<float>(), added.empty() ? Rows<T>() : Rows<T>(added), rows,
+                                static_cast<int>(d), CeilDiv(rows, blocks));
       },
-      dx, dy, x, gain_row);
+      dx, dy, x, gain_row, added_rows);
   CheckLaunch("NormRowsBackward");
   AddColumnSums(ctx, dgain.as<float>(), partials, blocks, d);
 }

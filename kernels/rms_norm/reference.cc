@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "kernels/elementwise/elementwise.h"
 #include "kernels/matrix.h"
 #include "kernels/rms_norm/rms_norm.h"
 
@@ -22,7 +23,7 @@ void RmsNormForward(const Context& ctx, Tensor y_out, Tensor rstd_out, Tensor x_
 
 // With n = x rstd and g = dy gain: dx = rstd (g - n mean(g n)), dgain = sum over rows of dy n.
 void RmsNormBackward(const Context& ctx, Tensor dx_out, Tensor dgain_out, Tensor dy_in, Tensor x_in,
-                     Tensor gain_in, Tensor rstd_in) {
+                     Tensor gain_in, Tensor rstd_in, Tensor added) {
   const Matrix dy(dy_in), x(x_in), gain(gain_in), rstd(rstd_in);
   Matrix dx(x.rows(), x.columns()), dgain(x.columns(), 1);
   const int64_t d = x.columns();
@@ -38,6 +39,7 @@ void RmsNormBackward(const Context& ctx, Tensor dx_out, Tensor dgain_out, Tensor
   }
   dx.StoreTo(dx_out);
   dgain.AddTo(dgain_out);
+  if (!added.empty()) Add(ctx, dx_out, dx_out, added);
 }
 
 }  // namespace ela::kernels::reference

@@ -1,6 +1,6 @@
-// Pairs (2i, 2i+1) of each head turn in place: a thread a (row, pair), whose sine and cosine serve
-// every head. Angles are reduced in double, so positions in the millions turn as exactly as small
-// ones. x is read and written once.
+// Pairs (2i, 2i+1) of each head turn in place: a thread some pairs of a row, one access a head,
+// whose sines and cosines serve every head. Angles are reduced in double, so positions in the
+// millions turn as exactly as small ones. x is read and written once.
 #include <cmath>
 #include <numbers>
 
@@ -16,21 +16,48 @@ struct Turns {
   double per_position[kMostPairs];
 };
 
-template <class T>
+/// A thread N / 2 pairs of every head of a row: one 16-byte access a head, or a pair at a time.
+template <class T, bool kVectors>
 __global__ void TurnPairs(Rows<T> x, const int32_t* positions, Turns turns, int64_t rows, int heads,
-                          int pairs) {
+                          int head_dim) {
+  constexpr int N = kVectors ? kVector<T> : 2;
+  // Lanes read different ones, which parameters are not made for.
+  __shared__ double per_position[kMostPairs];
+  for (int i = static_cast<int>(threadIdx.x); i < head_dim / 2; i += kBlock) {
+    per_position[i] = turns.per_position[i];
+  }
+  __syncthreads();
+  const int vectors = head_dim / N;
   const int64_t item = static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x;
-  if (item >= rows * pairs) return;
-  const int64_t row = item / pairs;
-  const int pair = static_cast<int>(item - row * pairs);
-  const double t = positions[row] * turns.per_position[pair];
-  float sine, cosine;
-  sincospif(2.0f * static_cast<float>(t - rint(t)), &sine, &cosine);
-  T* at = x[row] + 2 * pair;
-  for (int h = 0; h < heads; ++h, at += 2 * pairs) {
-    const float even = ToFloat(at[0]), odd = ToFloat(at[1]);
-    Store(at, even * cosine - odd * sine);
-    Store(at + 1, even * sine + odd * cosine);
+  if (item >= rows * vectors) return;
+  const int64_t row = item / vectors;
+  const int column = static_cast<int>(item - row * vectors) * N;
+  const double position = positions[row];
+  float sine[N / 2], cosine[N / 2];
+#pragma unroll
+  for (int i = 0; i < N / 2; ++i) {
+    const double t = position * per_position[column / 2 + i];
+    sincospif(2.0f * static_cast<float>(t - rint(t)), &sine[i], &cosine[i]);
+  }
+  T* at = x[row] + column;
+  for (int h = 0; h < heads; ++h, at += head_dim) {
+    float v[N];
+    if constexpr (kVectors) {
+      Load(v, at);
+    } else {
+      for (int i = 0; i < N; ++i) v[i] = ToFloat(at[i]);
+    }
+#pragma unroll
+    for (int i = 0; i < N / 2; ++i) {
+      const float even = v[2 * i], odd = v[2 * i + 1];
+      v[2 * i] = even * cosine[i] - odd * sine[i];
+      v[2 * i + 1] = even * sine[i] + odd * cosine[i];
+    }
+    if constexpr (kVectors) {
+      StoreAll(at, v);
+    } else {
+      for (int i = 0; i < N; ++i) Store(at + i, v[i]);
+    }
   }
 }
 
@@ -48,12 +75,21 @@ void Rope(const Context& ctx, Tensor x, Tensor positions, double theta, bool inv
     const double exponent = -2.0 * static_cast<double>(i) / static_cast<double>(head_dim);
     turns.per_position[i] = std::pow(theta, exponent) / (2 * std::numbers::pi) * (inverse ? -1 : 1);
   }
-  WithElement(
-      [&](auto element) {
+  WithVectors(
+      [&](auto element, auto n) {
         using T = decltype(element);
-        TurnPairs<T><<<GridSize(CeilDiv(rows * pairs, kBlock)), kBlock, 0, StreamOf(ctx)>>>(
-            Rows<T>(x), positions.as<int32_t>(), turns, rows, static_cast<int>(x.dim(1)),
-            static_cast<int>(pairs));
+        const auto launch = [&](auto vectors) {
+          const int64_t width = vectors ? kVector<T> : 2;
+          const int64_t items = rows * (head_dim / width);
+          TurnPairs<T, vectors><<<GridSize(CeilDiv(items, kBlock)), kBlock, 0, StreamOf(ctx)>>>(
+              Rows<T>(x), positions.as<int32_t>(), turns, rows, static_cast<int>(x.dim(1)),
+              static_cast<int>(head_dim));
+        };
+        if (n > 1 && head_dim % kVector<T> == 0) {
+          launch(std::true_type());
+        } else {
+          launch(std::false_type());
+        }
       },
       x);
   CheckLaunch("TurnPairs");

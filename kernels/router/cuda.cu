@@ -195,7 +195,8 @@ void FloatProducts(const Context& ctx, const Tensor& dx, const Tensor& dw, const
              .ldb = x.stride(),
              .c = dw.data(),
              .ldc = dw.stride(),
-             .accumulate = true});
+             .added = dw.data(),
+             .ld_added = dw.stride()});
 }
 
 /// The same in bf16: [high, low] against w twice.
@@ -235,8 +236,9 @@ void SplitProducts(const Context& ctx, const Tensor& dx, const Tensor& dw, const
                .ldb = x.stride(),
                .c = dw.data(),
                .ldc = dw.stride(),
-               .input = DType::kBf16,
-               .accumulate = true});
+               .added = dw.data(),
+               .ld_added = dw.stride(),
+               .input = DType::kBf16});
   }
 }
 

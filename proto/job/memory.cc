@@ -36,6 +36,8 @@ struct Sizes {
     element = spec.training().precision() == v1::PRECISION_BF16 ? 2 : 4;
     masked = spec.training().objective() == v1::OBJECTIVE_MASKED_TOKEN;
     recompute = spec.training().recompute();
+    dense = e == 1 && model.moe().label_bias() == v1::LABEL_BIAS_NONE;
+    pre_norm = model.residual() == v1::RESIDUAL_PRE_NORM;
     lobe_only = spec.training().train_only() == v1::TRAIN_ONLY_MEMORY_LOBE;
   }
   const v1::ModelSpec& model;
@@ -45,34 +47,41 @@ struct Sizes {
   int64_t d, e, k, f;  // width, experts, experts per token, their hidden width
   int64_t element;     // bytes of a parameter or activation
   bool masked, recompute, lobe_only;
+  bool dense;  // one expert, which pays no routing
+  bool pre_norm;
 };
 
-// Elements of this rank's two flat buffers, padded to the group that ZeRO-1 shards each over.
+// Elements of this rank's two flat buffers (ParameterStore).
 struct Classes {
   explicit Classes(const Sizes& s) {
-    const int64_t one_expert = 3 * s.f * s.d;
-    const int64_t experts = s.model.num_layers() * s.e * one_expert;
-    const int64_t expert_data = std::max<int64_t>(1, s.ranks / s.expert);
-    dense = RoundUp(ParameterCount(s.model) - experts, s.ranks);
-    own_experts = RoundUp(experts / s.expert, expert_data);
-    shard = dense / s.ranks + own_experts / expert_data;
-    trained = s.lobe_only ? MostOfLobes(s, dense / s.ranks) : shard;
-  }
-  // Of the lobes in any of the dense buffer's pieces.
-  static int64_t MostOfLobes(const Sizes& s, int64_t piece) {
-    std::vector<int64_t> lobes(static_cast<size_t>(s.ranks));
-    int64_t begin = 0;
+    std::vector<ParameterInfo> replicated, experts;
     for (const ParameterInfo& parameter : Parameters(s.model)) {
-      if (parameter.is_expert) continue;
-      const int64_t end = begin + parameter.numel();
-      for (int64_t at = begin; IsOfLobe(parameter) && at < end;) {
+      (parameter.is_expert ? experts : replicated).push_back(parameter);
+    }
+    experts.resize(experts.size() / static_cast<size_t>(s.expert));  // on every rank as many, alike
+    const int64_t expert_data = std::max<int64_t>(1, s.ranks / s.expert);
+    const std::vector<int64_t> dense_offsets = FlatOffsets(replicated);
+    const std::vector<int64_t> expert_offsets = FlatOffsets(experts);
+    dense = RoundUp(dense_offsets.back(), s.ranks * kParameterAlignment);
+    own_experts = RoundUp(expert_offsets.back(), expert_data * kParameterAlignment);
+    shard = dense / s.ranks + own_experts / expert_data;
+    trained = MostTrained(s, replicated, dense_offsets, dense / s.ranks) +
+              MostTrained(s, experts, expert_offsets, own_experts / expert_data);
+  }
+  // Of the elements that train in any of a flat buffer's pieces.
+  static int64_t MostTrained(const Sizes& s, const std::vector<ParameterInfo>& parameters,
+                             const std::vector<int64_t>& offsets, int64_t piece) {
+    std::vector<int64_t> trained(static_cast<size_t>((offsets.back() + piece - 1) / piece));
+    for (size_t i = 0; i < parameters.size(); ++i) {
+      if (s.lobe_only && !IsOfLobe(parameters[i])) continue;
+      const int64_t end = offsets[i] + parameters[i].numel();
+      for (int64_t at = offsets[i]; at < end;) {
         const int64_t cut = std::min(end, (at / piece + 1) * piece);
-        lobes[static_cast<size_t>(at / piece)] += cut - at;
+        trained[static_cast<size_t>(at / piece)] += cut - at;
         at = cut;
       }
-      begin = end;
     }
-    return *std::max_element(lobes.begin(), lobes.end());
+    return *std::max_element(trained.begin(), trained.end());
   }
   int64_t dense, own_experts;
   int64_t shard;    // elements whose masters live here
@@ -110,9 +119,13 @@ int64_t AttentionSaved(const Sizes& s, bool softmax) {
 }
 
 // Probabilities, weights and three lists of indices of this rank's tokens; input, weight, gate and
-// value, hidden and output of the rows routed here.
+// value, hidden and output of the rows routed here. A dense network keeps what it computes.
 int64_t MoeSaved(const Sizes& s) {
   const int64_t rows = s.t * s.k;
+  if (s.dense) {
+    return 2 * Block(s.t, kFloat) + Block(s.t, kIndex) + Block(2 * s.t * s.f, s.element) +
+           Block(s.t * s.f, s.element);
+  }
   return Block(s.t * s.e, kFloat) + Block(rows, kFloat) + 3 * Block(rows, kIndex) +
          2 * Block(rows * s.d, s.element) + Block(rows, kFloat) + Block(2 * rows * s.f, s.element) +
          Block(rows * s.f, s.element);
@@ -128,11 +141,11 @@ int64_t LobeSaved(const Sizes& s) {
          ElaSaved(s, lobe.num_heads(), causal);
 }
 
-// One layer beside its input: pre_norm keeps x1, n2(x1) and f, hyper_link a and f.
+// One layer beside its input: pre_norm keeps x1, n2(x1) and for a lobe f, hyper_link a and f.
 int64_t LayerSaved(const Sizes& s, bool softmax) {
-  const bool pre_norm = s.model.residual() == v1::RESIDUAL_PRE_NORM;
+  const bool three = s.pre_norm && s.model.memory_lobe().enabled();
   const int64_t stream =
-      (pre_norm ? 3 : 2) * Block(s.t * s.d, s.element) + (pre_norm ? Block(s.t, kFloat) : 0);
+      (three ? 3 : 2) * Block(s.t * s.d, s.element) + (s.pre_norm ? Block(s.t, kFloat) : 0);
   return stream + AttentionSaved(s, softmax) + MoeSaved(s) + LobeSaved(s);
 }
 
@@ -248,6 +261,10 @@ int64_t AttentionWork(const Sizes& s) {
 // Backward through the experts: rows and their gradients by expert and by token.
 int64_t MoeWork(const Sizes& s) {
   const int64_t rows = s.t * s.k;
+  if (s.dense) {
+    return Block(s.t * s.f, s.element) + Block(2 * s.t * s.f, s.element) +
+           Widened(s, s.t, s.d, 2 * s.f, /*weights=*/1);
+  }
   const int64_t by_expert = 3 * Block(rows * s.d, s.element) + Block(rows * s.f, s.element) +
                             Block(2 * rows * s.f, s.element) +
                             Widened(s, rows, s.d, 2 * s.f, std::max<int64_t>(1, s.e / s.expert));
@@ -283,7 +300,9 @@ int64_t Workspace(const Sizes& s) {
   constexpr int64_t kReducedFloats = 1 << 18;  // of each rank's piece, sent and received
   constexpr int64_t kSmall = 1 << 16;          // sums of gains, angles, counts
   const int64_t stream = 2 * Block(s.t * s.d, s.element) + Uploaded(s);
-  const int64_t layer = 3 * Block(s.t * s.d, s.element) + std::max(AttentionWork(s), MoeWork(s));
+  const int64_t between = (s.pre_norm ? 2 : 1) + (s.model.memory_lobe().enabled() ? 1 : 0);
+  const int64_t layer =
+      between * Block(s.t * s.d, s.element) + std::max(AttentionWork(s), MoeWork(s));
   const int64_t reduction = s.ranks > 1 ? 2 * s.ranks * Block(kReducedFloats, kFloat) : 0;
   return kSmall + std::max(stream + std::max(layer, LossWork(s)), reduction);
 }

@@ -69,6 +69,24 @@ int64_t ParameterInfo::numel() const {
   return product;
 }
 
+std::vector<int64_t> FlatOffsets(const std::vector<ParameterInfo>& parameters) {
+  std::vector<int64_t> offsets;
+  int64_t end = 0;
+  const std::vector<int64_t>* before = nullptr;
+  for (const ParameterInfo& parameter : parameters) {
+    const std::vector<int64_t>& shape = parameter.shape;
+    const bool continues = before != nullptr && before->size() == 2 && shape.size() == 2 &&
+                           before->back() == shape.back();
+    const int64_t beyond = end % kParameterAlignment;
+    if (!continues && beyond > 0) end += kParameterAlignment - beyond;
+    offsets.push_back(end);
+    end += parameter.numel();
+    before = &shape;
+  }
+  offsets.push_back(end);
+  return offsets;
+}
+
 bool IsOfLobe(const ParameterInfo& parameter) {
   return parameter.name.find(".lobe.") != std::string::npos;
 }

@@ -29,6 +29,12 @@ bool IsOfLobe(const ParameterInfo& parameter);
 std::vector<ParameterInfo> Parameters(const v1::ModelSpec& model);
 int64_t ParameterCount(const v1::ModelSpec& model);
 
+/// Where the parameters of one flat buffer begin, in elements, and where the last one ends [n + 1].
+/// Each begins at a multiple of kParameterAlignment, as fast products and 16-byte accesses want it;
+/// only a matrix behind one of as many columns follows without a gap, so that q, k and v are one.
+inline constexpr int64_t kParameterAlignment = 64;  // 128 bytes of bf16
+std::vector<int64_t> FlatOffsets(const std::vector<ParameterInfo>& parameters);
+
 /// Parameters that take part in products per token (experts: top_k of them; embedding once, as the
 /// output head), and the model FLOPs of one trained token: 6 x those, plus 12 L H D per softmax
 /// layer at sequence length L.

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Exact linear attention beside its peers, on one card in one run.
 
-    tests/bench/peers.py [--bench build/release/bin/ela_cuda_bench] [--runs N]
+    tests/bench/peers.py [--bench build/release/bin/ela_cuda_bench] [--runs N] [--compile-jobs N]
 
 Shapes are those of ela_cuda_bench, whose --json output this reads; bf16, causal, forward and
 backward, N(0, 1) inputs. Peers:
@@ -13,15 +13,21 @@ The softmax attention of hybrid layers stands beside cuDNN's and PyTorch's flash
 and for decoding one token of one sequence of 16 heads of 128 with 128K and 1M tokens behind it:
 attention over a key-value cache by PyTorch, beside a step of the state, which has one size.
 
+flash-linear-attention's kernels choose among many variants, minutes of compiling: N processes (one
+a core) first fill Triton's cache on disk side by side, timing nothing.
+
 Every time is the median of N runs (20) after 3 of warm-up, by device events. Softmax attention is
 not run beyond 65,536 tokens forward and backward. What is not installed, or refuses a shape, is
 said.
 """
 
 import argparse
+import gc
 import importlib
 import json
+import os
 import pathlib
+import random
 import statistics
 import subprocess
 import sys
@@ -73,6 +79,37 @@ def fla_attention(torch):
     def attend(q, k, v):
         return ops.chunk_linear_attn(torch.exp(q), torch.exp(k), v, scale=1.0, normalize=True)[0]
     return attend
+
+
+def compile_variants(torch, seed, heads_and_dims):
+    """Every variant of the peer's kernels into Triton's cache, in an order of `seed`'s own."""
+    import triton
+    attend = fla_attention(torch)
+    if isinstance(attend, str):
+        return
+
+    def run_once(call, **_):
+        call()
+        return [0.0] * 3
+
+    tuners = [o for o in gc.get_objects() if isinstance(o, triton.runtime.Autotuner)]
+    for tuner in tuners:
+        random.Random(seed).shuffle(tuner.configs)
+        tuner.do_bench = run_once
+    for heads, dim in heads_and_dims:
+        inputs = [torch.randn((1, 1024, heads, dim), device="cuda", dtype=torch.bfloat16,
+                              requires_grad=True) for _ in "qkv"]
+        out = attend(*inputs)
+        torch.autograd.grad(out, inputs, torch.randn_like(out))
+
+
+def compile_side_by_side(jobs, heads_and_dims):
+    shapes = json.dumps(sorted(heads_and_dims))
+    workers = [subprocess.Popen([sys.executable, __file__, "--compile", str(seed), shapes],
+                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+               for seed in range(jobs)]
+    for worker in workers:
+        worker.wait()  # what one could not compile is compiled, or said, where it is timed
 
 
 def softmax_attention(torch, name, causal):
@@ -187,6 +224,8 @@ def main():
                         default=[str(ROOT / "build/release/bin/ela_cuda_bench")],
                         help="the program, and what comes before it on its command line")
     parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--compile-jobs", type=int, default=os.cpu_count(), metavar="N")
+    parser.add_argument("--compile", nargs=2, metavar=("SEED", "SHAPES"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     try:
         import torch
@@ -194,6 +233,9 @@ def main():
         sys.exit("peers.py: PyTorch is not installed")
     if not torch.cuda.is_available():
         sys.exit("peers.py: no card that PyTorch can use")
+    if options.compile:
+        seed, shapes = options.compile
+        return compile_variants(torch, int(seed), json.loads(shapes))
     output = subprocess.run([*options.bench, "--json"], check=True, capture_output=True,
                             text=True).stdout
     rows = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
@@ -203,6 +245,8 @@ def main():
     copy = shapes[0]["copy"]
     print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, copy {copy * 1e-9:,.0f} "
           f"GB/s (read + written), medians of {options.runs} runs")
+    if not isinstance(fla_attention(torch), str):
+        compile_side_by_side(options.compile_jobs, {(r["heads"], r["dim"]) for r in shapes})
     timer = Timer(torch, options.runs)
     compare(torch, timer, shapes)
     compare_softmax(torch, timer, [r for r in rows if "softmax" in r])

@@ -9,11 +9,14 @@ using namespace ela::testing;  // NOLINT
 
 constexpr DType kF64 = DType::kF64;
 
+/// With and without something added.
 OpRun Forward(int64_t rows, int64_t in, int64_t out) {
   return [=](const Context& ctx, DType dtype) {
     Buffer x = Input(dtype, {rows, in}, 1), w = Input(dtype, {out, in}, 2), y(dtype, {rows, out});
+    Buffer added = Input(dtype, {rows, out}, 5), sum(dtype, {rows, out});
     LinearForward(ctx, y, x, w);
-    return Outputs(std::move(y));
+    LinearForward(ctx, sum, x, w, added);
+    return Outputs(std::move(y), std::move(sum));
   };
 }
 
@@ -47,9 +50,12 @@ OpRun Grouped(std::vector<int64_t> offsets, int64_t in, int64_t out) {
     std::vector<Buffer> dw = Inputs(StatisticOf(dtype), experts, out, in, 20);
     Buffer x = Input(dtype, {rows, in}, 1), dy = Input(dtype, {rows, out}, 3);
     Buffer y(dtype, {rows, out}), dx(dtype, {rows, in});
+    Buffer added = Input(dtype, {rows, out}, 5), sum(dtype, {rows, out});
     GroupedLinearForward(ctx, y, x, Tensors(w), offsets);
+    GroupedLinearForward(ctx, sum, x, Tensors(w), offsets, added);
     GroupedLinearBackward(ctx, dx, Tensors(dw), dy, x, Tensors(w), offsets);
     dw.push_back(std::move(y));
+    dw.push_back(std::move(sum));
     dw.push_back(std::move(dx));
     return dw;
   };
@@ -99,11 +105,12 @@ TEST(Linear, RowsMayBeStrided) {
     Buffer x(dtype, {7, 5}, 9), dy(dtype, {7, 6}, 18), w = Input(dtype, {6, 5}, 2);
     testing::Copy(x, Input(dtype, {7, 5}, 1));
     testing::Copy(dy, Input(dtype, {7, 6}, 3));
-    Buffer y(dtype, {7, 6}, 11), dx(dtype, {7, 5}, 8);
+    Buffer y(dtype, {7, 6}, 11), dx(dtype, {7, 5}, 8), sum(dtype, {7, 6}, 12);
     Buffer dw = ZeroBuffer(StatisticOf(dtype), {6, 5});
     LinearForward(ctx, y, x, w);
+    LinearForward(ctx, sum, x, w, dy);
     LinearBackward(ctx, dx, dw, dy, x, w);
-    return Outputs(std::move(y), std::move(dx), std::move(dw));
+    return Outputs(std::move(y), std::move(sum), std::move(dx), std::move(dw));
   };
   ExpectGoodOnCpu(run);
 }

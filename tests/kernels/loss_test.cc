@@ -34,6 +34,7 @@ TEST(Loss, IsRightOnAwkwardShapes) {
   ExpectGoodOnCpu(LossAndGradients(1, 1, 1));
   ExpectGoodOnCpu(LossAndGradients(63, 65, 33));
   ExpectGoodOnCpu(LossAndGradients(65, 1001, 16));
+  ExpectGoodOnCpu(LossAndGradients(33, 4104, 16));
 }
 
 // 3000 * 700 logits take several tiles of rows that hold the whole vocabulary; 300 * 20,000 take

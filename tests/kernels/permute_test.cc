@@ -17,12 +17,13 @@ OpRun RoundTrip(int64_t tokens, int64_t choices, int64_t experts, std::vector<in
     const Buffer expert = Integers({tokens, choices}, chosen);
     Buffer slot_of_row(kI32, {slots}), row_of_slot(kI32, {tokens, choices});
     Buffer counts(DType::kI64, {experts}), x = Input(dtype, {tokens, n}, 1);
-    Buffer rows(dtype, {slots, n}), y(dtype, {tokens, n});
+    Buffer rows(dtype, {slots, n}), y(dtype, {tokens, n}), sum(dtype, {tokens, n});
     SortSlots(ctx, slot_of_row, row_of_slot, counts, expert);
     GatherRows(ctx, rows, x, slot_of_row, choices);
     CombineRows(ctx, y, rows, row_of_slot);
+    CombineRows(ctx, sum, rows, row_of_slot, x);
     return Outputs(std::move(slot_of_row), std::move(row_of_slot), std::move(counts),
-                   std::move(rows), std::move(y));
+                   std::move(rows), std::move(y), std::move(sum));
   };
 }
 

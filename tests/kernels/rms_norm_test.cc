@@ -15,9 +15,11 @@ OpRun ForwardBackward(int64_t rows, int64_t d, double scale = 1) {
     Buffer x = Input(dtype, {rows, d}, 1, scale), gain = Input(dtype, {d}, 2);
     Buffer dy = Input(dtype, {rows, d}, 3), dgain = Input(statistic, {d}, 4);
     Buffer y(dtype, {rows, d}), rstd(statistic, {rows}), dx(dtype, {rows, d});
+    Buffer added = Input(dtype, {rows, d}, 5), sum(dtype, {rows, d});
     RmsNormForward(ctx, y, rstd, x, gain);
     RmsNormBackward(ctx, dx, dgain, dy, x, gain, rstd);
-    return Outputs(std::move(y), std::move(rstd), std::move(dx), std::move(dgain));
+    RmsNormBackward(ctx, sum, dgain, dy, x, gain, rstd, added);
+    return Outputs(std::move(y), std::move(rstd), std::move(dx), std::move(sum), std::move(dgain));
   };
 }
 

@@ -25,7 +25,7 @@ AttentionLayer::AttentionLayer(AttentionParameters parameters, std::unique_ptr<M
       num_heads_(num_heads),
       rope_theta_(rope_theta) {}
 
-absl::Status AttentionLayer::Forward(const LayerContext& layer, Tensor out, Tensor x,
+absl::Status AttentionLayer::Forward(const LayerContext& layer, Tensor out, Tensor x, Tensor added,
                                      const TokenRows& rows) {
   const kernels::TraceRange range("AttentionLayer::Forward");
   const kernels::Context& ctx = layer.ctx;
@@ -47,12 +47,12 @@ absl::Status AttentionLayer::Forward(const LayerContext& layer, Tensor out, Tens
   kernels::LinearForward(ctx, qkv_.Columns(0, d), normed_, w.Rows(0, d));
   kernels::Rope(ctx, in.q, positions, rope_theta_, /*inverse=*/false);
   ELA_RETURN_IF_ERROR(mixer_->FinishForward(layer, y_, in, rows));
-  kernels::LinearForward(ctx, out, y_.View({t, d}), parameters_.out.value);
+  kernels::LinearForward(ctx, out, y_.View({t, d}), parameters_.out.value, added);
   return absl::OkStatus();
 }
 
 absl::Status AttentionLayer::Backward(const LayerContext& layer, Tensor dx, Tensor dout,
-                                      const TokenRows& rows) {
+                                      Tensor added, const TokenRows& rows) {
   const kernels::TraceRange range("AttentionLayer::Backward");
   const kernels::Context& ctx = layer.ctx;
   const kernels::ArenaScope scope(ctx.scratch);
@@ -69,11 +69,11 @@ absl::Status AttentionLayer::Backward(const LayerContext& layer, Tensor dx, Tens
   kernels::LinearBackward(ctx, Tensor(), parameters_.out.grad, dout, y_.View({t, d}),
                           parameters_.out.value);
   ELA_RETURN_IF_ERROR(mixer_->FinishBackward(layer, din, dy, y_, in, rows));
-  kernels::Rope(ctx, din.q, positions, rope_theta_, /*inverse=*/true);
-  kernels::Rope(ctx, din.k, positions, rope_theta_, /*inverse=*/true);
+  const Tensor dqk = dqkv.Columns(0, 2 * d).View({t, 2 * num_heads_, d / num_heads_});
+  kernels::Rope(ctx, dqk, positions, rope_theta_, /*inverse=*/true);
   kernels::LinearBackward(ctx, dnormed, parameters_.qkv.grad, dqkv, normed_, parameters_.qkv.value);
   kernels::RmsNormBackward(ctx, dx, parameters_.norm.grad, dnormed, x_, parameters_.norm.value,
-                           rstd_);
+                           rstd_, added);
   return absl::OkStatus();
 }
 

@@ -1,4 +1,4 @@
-// Attention layer: out = W_o mix(rope(W_q n(x)), rope(W_k n(x)), W_v n(x)), without the residual.
+// Attention layer: out = W_o mix(rope(W_q n(x)), rope(W_k n(x)), W_v n(x)) + what is added.
 //
 //   n(x) [T, d] = RMSNorm;  q, k, v [T, H, D] = columns of one [T, 3d] product;  y [T, H, D] =
 //   mixer
@@ -26,12 +26,14 @@ class AttentionLayer {
   AttentionLayer(AttentionParameters parameters, std::unique_ptr<Mixer> mixer, int64_t num_heads,
                  double rope_theta);
 
-  /// out [T, d], x [T, d]; x must stay for the backward pass.
+  /// out [T, d], x [T, d]; x must stay for the backward pass. `added` [T, d] (empty: nothing) is
+  /// added to out, and in the backward pass, where it is another, to dx, as residuals want it: in
+  /// the ops that write them.
   absl::Status Forward(const LayerContext& layer, kernels::Tensor out, kernels::Tensor x,
-                       const TokenRows& rows);
+                       kernels::Tensor added, const TokenRows& rows);
   /// dx [T, d] overwritten.
   absl::Status Backward(const LayerContext& layer, kernels::Tensor dx, kernels::Tensor dout,
-                        const TokenRows& rows);
+                        kernels::Tensor added, const TokenRows& rows);
 
   std::unique_ptr<MixerCache> NewCache(const LayerContext& layer, int64_t sequences) const;
   /// After Forward of `rows`: decoding goes on from there (mixer.h).

@@ -47,8 +47,43 @@ absl::Status MoeLayer::Plan(const LayerContext& layer, Tensor counts, int64_t sl
   return absl::OkStatus();
 }
 
-absl::Status MoeLayer::Forward(const LayerContext& layer, Tensor out, Tensor x) {
+void MoeLayer::DenseForward(const LayerContext& layer, Tensor out, Tensor x, Tensor added) {
+  const kernels::Context& ctx = layer.ctx;
+  const int64_t t = x.dim(0);
+  x_ = x;
+  probs_ = layer.SavedStatistic({t, 1});
+  weights_ = layer.SavedStatistic({t, 1});
+  experts_ = layer.SavedIndex({t, 1});
+  gate_value_ = layer.Saved({t, 2 * config_.hidden});
+  hidden_ = layer.Saved({t, config_.hidden});
+  plan_ = LocalDispatchPlan({t});
+
+  kernels::Fill(ctx, probs_, 1);
+  kernels::Fill(ctx, weights_, 1);
+  kernels::Fill(ctx, experts_, 0);
+  kernels::GroupedLinearForward(ctx, gate_value_, x, up_, plan_.offsets);
+  kernels::SwigluForward(ctx, hidden_, gate_value_);
+  kernels::GroupedLinearForward(ctx, out, hidden_, down_, plan_.offsets, added);
+}
+
+void MoeLayer::DenseBackward(const LayerContext& layer, Tensor dx, Tensor dout) {
+  const kernels::Context& ctx = layer.ctx;
+  const kernels::ArenaScope scope(ctx.scratch);
+  const int64_t t = dx.dim(0);
+  const Tensor dhidden = layer.Scratch({t, config_.hidden});
+  const Tensor dgate_value = layer.Scratch({t, 2 * config_.hidden});
+
+  kernels::GroupedLinearBackward(ctx, dhidden, ddown_, dout, hidden_, down_, plan_.offsets);
+  kernels::SwigluBackward(ctx, dgate_value, dhidden, gate_value_);
+  kernels::GroupedLinearBackward(ctx, dx, dup_, dgate_value, x_, up_, plan_.offsets);
+}
+
+absl::Status MoeLayer::Forward(const LayerContext& layer, Tensor out, Tensor x, Tensor added) {
   const kernels::TraceRange range("MoeLayer::Forward");
+  if (dense()) {
+    DenseForward(layer, out, x, added);
+    return absl::OkStatus();
+  }
   const kernels::Context& ctx = layer.ctx;
   const kernels::ArenaScope scope(ctx.scratch);
   const int64_t t = x.dim(0), d = x.dim(1), k = config_.top_k, slots = t * k;
@@ -85,7 +120,7 @@ absl::Status MoeLayer::Forward(const LayerContext& layer, Tensor out, Tensor x) 
   kernels::GroupedLinearForward(ctx, f_, hidden_, down_, plan_.offsets);
   kernels::LabelBiasForward(ctx, y, f_, weight_rows_, labels, plan_.offsets, config_.label_bias);
   ELA_RETURN_IF_ERROR(Return(layer, sorted, y));
-  kernels::CombineRows(ctx, out, sorted, row_of_slot_);
+  kernels::CombineRows(ctx, out, sorted, row_of_slot_, added);
   return absl::OkStatus();
 }
 
@@ -129,6 +164,10 @@ absl::Status MoeLayer::ExpertsBackward(const LayerContext& layer, Tensor dx_rows
 
 absl::Status MoeLayer::Backward(const LayerContext& layer, Tensor dx, Tensor dout, Tensor dprobs) {
   const kernels::TraceRange range("MoeLayer::Backward");
+  if (dense()) {
+    DenseBackward(layer, dx, dout);
+    return absl::OkStatus();
+  }
   const kernels::Context& ctx = layer.ctx;
   const kernels::ArenaScope scope(ctx.scratch);
   const int64_t t = dx.dim(0), d = dx.dim(1), k = config_.top_k, slots = t * k, r = plan_.rows();
@@ -140,13 +179,12 @@ absl::Status MoeLayer::Backward(const LayerContext& layer, Tensor dx, Tensor dou
   ELA_RETURN_IF_ERROR(ExpertsBackward(layer, dx_rows, dweight_rows, dout));
   ELA_RETURN_IF_ERROR(Return(layer, sorted_dx, dx_rows));
   ELA_RETURN_IF_ERROR(Return(layer, sorted_dweights, dweight_rows.View({r, 1})));
-  kernels::CombineRows(ctx, dx, sorted_dx, row_of_slot_);
   kernels::GatherRows(ctx, dweights.View({slots, 1}), sorted_dweights, row_of_slot_.View({slots}),
                       1);
   kernels::RouterBackward(ctx, dx_router, parameters_.router.grad, parameters_.router_bias.grad,
                           dweights, dprobs, probs_, weights_, experts_, x_,
                           parameters_.router.value);
-  kernels::Add(ctx, dx, dx, dx_router);
+  kernels::CombineRows(ctx, dx, sorted_dx, row_of_slot_, dx_router);
   return absl::OkStatus();
 }
 

@@ -10,9 +10,12 @@
 //             gradient there; the router's path is added on every token's own rank. W_g is a dense
 //             parameter, so the one sum over the world counts each path exactly once.
 //
+// One expert without label vectors is a dense network and pays no routing: its weight is 1 and no
+// gradient reaches the router.
+//
 // Saved, with R routed rows here (T K without expert parallelism): x's rows, gate and value,
-// hidden, f: R (2d + 3F) elements; probabilities [T, E], weights [T, K] and [R] floats; 2 T K
-// indices. x is read again. Parameters: layers.{i}.moe.router.{weight,bias},
+// hidden, f: R (2d + 3F) elements (dense: 3F); probabilities [T, E], weights [T, K] and [R] floats;
+// 2 T K indices. x is read again. Parameters: layers.{i}.moe.router.{weight,bias},
 // layers.{i}.moe.experts.{e}.{up,down}. weight of the own experts.
 #pragma once
 
@@ -49,8 +52,10 @@ class MoeLayer {
   MoeLayer(const MoeConfig& config, MoeParameters parameters, Communicator* expert,
            int64_t first_expert);
 
-  /// out [T, d], x [T, d]; x must stay for the backward pass.
-  absl::Status Forward(const LayerContext& layer, kernels::Tensor out, kernels::Tensor x);
+  /// out [T, d], x [T, d]; x must stay for the backward pass. `added` [T, d] (empty: nothing) is
+  /// added to out.
+  absl::Status Forward(const LayerContext& layer, kernels::Tensor out, kernels::Tensor x,
+                       kernels::Tensor added = {});
   /// dx [T, d] overwritten. `dprobs` [E] is added to the gradient of every token's probabilities
   /// (the balance loss); empty: none.
   absl::Status Backward(const LayerContext& layer, kernels::Tensor dx, kernels::Tensor dout,
@@ -66,6 +71,12 @@ class MoeLayer {
   kernels::Tensor weights() const { return weights_; }
 
  private:
+  bool dense() const {
+    return config_.num_experts == 1 && config_.label_bias == kernels::LabelBias::kNone;
+  }
+  void DenseForward(const LayerContext& layer, kernels::Tensor out, kernels::Tensor x,
+                    kernels::Tensor added);
+  void DenseBackward(const LayerContext& layer, kernels::Tensor dx, kernels::Tensor dout);
   absl::Status Plan(const LayerContext& layer, kernels::Tensor counts, int64_t slots);
   absl::Status Dispatch(const LayerContext& layer, kernels::Tensor by_expert,
                         kernels::Tensor sorted) const;

@@ -58,15 +58,13 @@ void ResidualLayer::DecodeLobe(const LayerContext& layer, Tensor out, Tensor f, 
   kernels::Add(layer.ctx, out, out, y);
 }
 
-absl::Status ResidualLayer::LobeBackward(const LayerContext& layer, Tensor df, Tensor dout,
-                                         const TokenRows& rows) {
-  if (lobe_ == nullptr) {
-    kernels::Copy(layer.ctx, df, dout);
-    return absl::OkStatus();
-  }
+absl::StatusOr<Tensor> ResidualLayer::LobeBackward(const LayerContext& layer, Tensor dout,
+                                                   const TokenRows& rows) {
+  if (lobe_ == nullptr) return dout;
+  const Tensor df = layer.Scratch({dout.dim(0), dout.dim(1)});
   ELA_RETURN_IF_ERROR(lobe_->Backward(layer, df, dout, rows));
   kernels::Add(layer.ctx, df, df, dout);
-  return absl::OkStatus();
+  return df;
 }
 
 PreNormLayer::PreNormLayer(std::unique_ptr<AttentionLayer> attention, std::unique_ptr<MoeLayer> moe,
@@ -79,31 +77,28 @@ absl::Status PreNormLayer::Forward(const LayerContext& layer, Tensor out, Tensor
   const int64_t t = x.dim(0), d = x.dim(1);
   x1_ = layer.Saved({t, d});
   rstd_ = layer.SavedStatistic({t});
-  f_ = layer.Saved({t, d});
   const Tensor normed = layer.Saved({t, d});
 
-  ELA_RETURN_IF_ERROR(attention_->Forward(layer, x1_, x, rows));
-  kernels::Add(layer.ctx, x1_, x1_, x);
+  ELA_RETURN_IF_ERROR(attention_->Forward(layer, x1_, x, /*added=*/x, rows));
   kernels::RmsNormForward(layer.ctx, normed, rstd_, x1_, norm2_.value);
-  ELA_RETURN_IF_ERROR(moe_->Forward(layer, f_, normed));
-  kernels::Add(layer.ctx, out, x1_, f_);
-  return AddLobe(layer, out, f_, rows);
+  if (lobe_ == nullptr) return moe_->Forward(layer, out, normed, /*added=*/x1_);
+  const Tensor f = layer.Saved({t, d});
+  ELA_RETURN_IF_ERROR(moe_->Forward(layer, f, normed));
+  kernels::Add(layer.ctx, out, x1_, f);
+  return AddLobe(layer, out, f, rows);
 }
 
 absl::Status PreNormLayer::Backward(const LayerContext& layer, Tensor dx, Tensor dout,
                                     Tensor dprobs, const TokenRows& rows) {
   const kernels::ArenaScope scope(layer.ctx.scratch);
   const int64_t t = dx.dim(0), d = dx.dim(1);
-  const Tensor df = layer.Scratch({t, d}), dnormed = layer.Scratch({t, d});
-  const Tensor dx1 = layer.Scratch({t, d});
+  const Tensor dnormed = layer.Scratch({t, d}), dx1 = layer.Scratch({t, d});
 
-  ELA_RETURN_IF_ERROR(LobeBackward(layer, df, dout, rows));
+  ELA_ASSIGN_OR_RETURN(const Tensor df, LobeBackward(layer, dout, rows));
   ELA_RETURN_IF_ERROR(moe_->Backward(layer, dnormed, df, dprobs));
-  kernels::RmsNormBackward(layer.ctx, dx1, norm2_.grad, dnormed, x1_, norm2_.value, rstd_);
-  kernels::Add(layer.ctx, dx1, dx1, dout);
-  ELA_RETURN_IF_ERROR(attention_->Backward(layer, dx, dx1, rows));
-  kernels::Add(layer.ctx, dx, dx, dx1);
-  return absl::OkStatus();
+  kernels::RmsNormBackward(layer.ctx, dx1, norm2_.grad, dnormed, x1_, norm2_.value, rstd_,
+                           /*added=*/dout);
+  return attention_->Backward(layer, dx, dx1, /*added=*/dx1, rows);
 }
 
 void PreNormLayer::Decode(const LayerContext& layer, Tensor out, Tensor x, Tensor positions,
@@ -126,9 +121,8 @@ absl::Status HyperLinkLayer::Forward(const LayerContext& layer, Tensor out, Tens
   const int64_t t = x.dim(0), d = x.dim(1);
   const Tensor a = layer.Saved({t, d}), f = layer.Saved({t, d});
 
-  ELA_RETURN_IF_ERROR(attention_->Forward(layer, a, x, rows));
-  ELA_RETURN_IF_ERROR(moe_->Forward(layer, f, a));
-  kernels::Add(layer.ctx, f, f, a);
+  ELA_RETURN_IF_ERROR(attention_->Forward(layer, a, x, /*added=*/{}, rows));
+  ELA_RETURN_IF_ERROR(moe_->Forward(layer, f, a, /*added=*/a));
   kernels::Add(layer.ctx, out, x, f);
   return AddLobe(layer, out, f, rows);
 }
@@ -137,14 +131,12 @@ absl::Status HyperLinkLayer::Backward(const LayerContext& layer, Tensor dx, Tens
                                       Tensor dprobs, const TokenRows& rows) {
   const kernels::ArenaScope scope(layer.ctx.scratch);
   const int64_t t = dx.dim(0), d = dx.dim(1);
-  const Tensor df = layer.Scratch({t, d}), da = layer.Scratch({t, d});
+  const Tensor da = layer.Scratch({t, d});
 
-  ELA_RETURN_IF_ERROR(LobeBackward(layer, df, dout, rows));
+  ELA_ASSIGN_OR_RETURN(const Tensor df, LobeBackward(layer, dout, rows));
   ELA_RETURN_IF_ERROR(moe_->Backward(layer, da, df, dprobs));
   kernels::Add(layer.ctx, da, da, df);
-  ELA_RETURN_IF_ERROR(attention_->Backward(layer, dx, da, rows));
-  kernels::Add(layer.ctx, dx, dx, dout);
-  return absl::OkStatus();
+  return attention_->Backward(layer, dx, da, /*added=*/dout, rows);
 }
 
 void HyperLinkLayer::Decode(const LayerContext& layer, Tensor out, Tensor x, Tensor positions,

@@ -52,9 +52,9 @@ class ResidualLayer {
                        const TokenRows& rows);
   void DecodeLobe(const LayerContext& layer, kernels::Tensor out, kernels::Tensor f,
                   kernels::Tensor positions, LayerCache* cache);
-  /// df = dout + the lobe's gradient.
-  absl::Status LobeBackward(const LayerContext& layer, kernels::Tensor df, kernels::Tensor dout,
-                            const TokenRows& rows);
+  /// dout + the lobe's gradient, from the scratch; dout itself where there is no lobe.
+  absl::StatusOr<kernels::Tensor> LobeBackward(const LayerContext& layer, kernels::Tensor dout,
+                                               const TokenRows& rows);
 
   std::unique_ptr<AttentionLayer> attention_;
   std::unique_ptr<MoeLayer> moe_;
@@ -73,8 +73,8 @@ class PreNormLayer : public ResidualLayer {
               kernels::Tensor positions, LayerCache* cache) override;
 
  private:
-  Parameter norm2_;                // layers.{i}.norm2.weight [d]
-  kernels::Tensor x1_, rstd_, f_;  // saved
+  Parameter norm2_;            // layers.{i}.norm2.weight [d]
+  kernels::Tensor x1_, rstd_;  // saved
 };
 
 class HyperLinkLayer : public ResidualLayer {

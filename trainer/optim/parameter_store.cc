@@ -71,13 +71,17 @@ void ParameterStore::Build(int64_t expert_begin, int64_t expert_end, int dense_s
     if (info.is_expert && (expert < expert_begin || expert >= expert_end)) continue;
     Buffer& buffer = buffers_[static_cast<size_t>(cls)];
     places_[info.name] = {cls, buffer.segments.size()};
-    buffer.segments.push_back({info, buffer.numel, Trains(info)});
-    buffer.numel += info.numel();
+    buffer.segments.push_back({info, 0, Trains(info)});
   }
   const std::array<int, 2> shards = {dense_shards, expert_shards};
   for (size_t c = 0; c < buffers_.size(); ++c) {
     Buffer& buffer = buffers_[c];
-    buffer.padded = RoundUp(buffer.numel, shards[c]);
+    std::vector<job::ParameterInfo> infos;
+    for (const ParameterSegment& segment : buffer.segments) infos.push_back(segment.info);
+    const std::vector<int64_t> offsets = job::FlatOffsets(infos);
+    for (size_t s = 0; s < infos.size(); ++s) buffer.segments[s].offset = offsets[s];
+    buffer.numel = offsets.back();
+    buffer.padded = RoundUp(buffer.numel, shards[c] * job::kParameterAlignment);
     const size_t n = static_cast<size_t>(buffer.padded);
     const kernels::Context ctx = memory();
     buffer.params = kernels::BackendMemory(n * SizeOf(options_.dtype), ctx.backend);

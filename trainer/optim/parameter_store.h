@@ -2,9 +2,9 @@
 // job::Parameters().
 //
 // Classes: dense (replicated on all ranks; everything but the experts) and expert (this rank's own
-// experts). A flat buffer is padded with zeros to a multiple of the number of ranks that ZeRO-1
-// shards it over. Tensors follow each other without gaps, so adjacent ones (q, k, v) can be seen as
-// one.
+// experts). Tensors are aligned, and adjacent ones (q, k, v) can be seen as one (job::FlatOffsets).
+// What lies between them is zero; so is a flat buffer's end, which makes the shards of the ranks
+// that ZeRO-1 divides it among equal and aligned.
 #pragma once
 
 #include <array>
@@ -66,7 +66,7 @@ class ParameterStore {
   kernels::Tensor flat_params(ParameterClass cls) const;
   kernels::Tensor flat_grads(ParameterClass cls) const;
   const std::vector<ParameterSegment>& segments(ParameterClass cls) const;  // ascending offsets
-  int64_t numel(ParameterClass cls) const;                                  // without the padding
+  int64_t numel(ParameterClass cls) const;  // up to the end of the last segment
 
   /// All parameters of the model, on whatever rank.
   const std::vector<job::ParameterInfo>& all() const { return all_; }

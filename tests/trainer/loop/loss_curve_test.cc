@@ -52,7 +52,8 @@ INSTANTIATE_TEST_SUITE_P(Every, LossCurveOfFourRanks, testing::ValuesIn(Factoris
 TEST_P(LossCurveOfFourRanks, IsThatOfOneRank) { ExpectOneCurve({}, 50, 1e-4); }
 
 // With few tokens in a batch one that chooses another expert for a rounding moves the loss by more
-// than rounding does; here are a thousand.
+// than rounding does; here are a thousand, and two thousand where there are twice as many experts
+// and steps (with one thousand one mesh of the sixteen is 2.8e-3 away after 100 steps).
 TEST_P(LossCurveOfFourRanks, InBf16IsThatOfOneRank) {
   ExpectOneCurve({"training.precision=bf16", "data.seq_len=32", "training.global_batch_size=32"},
                  50, 2e-3);
@@ -68,7 +69,7 @@ TEST_P(LossCurveOfEightRanks, IsThatOfOneRank) {
 
 TEST_P(LossCurveOfEightRanks, InBf16IsThatOfOneRank) {
   ExpectOneCurve({"model.moe.num_experts=8", "training.steps=100", "training.precision=bf16",
-                  "data.seq_len=32", "training.global_batch_size=32"},
+                  "data.seq_len=32", "training.global_batch_size=64"},
                  100, 2e-3);
 }
 

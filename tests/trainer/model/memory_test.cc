@@ -124,7 +124,8 @@ TEST(MemoryPlan, OnACardIsWhatTheArenasHoldToAFiftieth) {
       {},
       {"training.precision=fp32"},
       {"training.recompute=true", "model.attention.softmax_every=2", "data.seq_len=2048"},
-      {"model.moe.num_experts=1", "model.moe.top_k=1", "model.memory_lobe.enabled=true"},
+      {"model.moe.num_experts=1", "model.moe.top_k=1", "model.memory_lobe.enabled=true",
+       "model.memory_lobe.num_heads=4"},
       {"training.global_batch_size=1", "training.micro_batch_size=1", "data.seq_len=131072"},
       {"model.attention.kernel=sum_squared", "model.attention.decay=none"}};
   for (const std::vector<std::string>& sets : cases) {

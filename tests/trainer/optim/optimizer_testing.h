@@ -99,6 +99,26 @@ struct OptimizerRank {
   }
 };
 
+/// Of both flat buffers of a rank together, in elements.
+struct BufferSizes {
+  int64_t padded = 0, numel = 0;  // with and without what aligns the tensors
+  int64_t shards = 0;             // this rank's
+};
+
+inline BufferSizes SizesOf(const OptimizerRank& rank) {
+  BufferSizes out;
+  for (const ParameterClass cls : kParameterClasses) {
+    const bool dense = cls == ParameterClass::kDense;
+    const int64_t padded = rank.store->flat_params(cls).numel();
+    out.padded += padded;
+    out.shards += padded / (dense ? rank.mesh->world() : rank.mesh->expert_data()).size();
+    for (const ParameterSegment& segment : rank.store->segments(cls)) {
+      out.numel += segment.info.numel();
+    }
+  }
+  return out;
+}
+
 /// Whole tensors put together from the pieces of all ranks.
 class Assembled {
  public:

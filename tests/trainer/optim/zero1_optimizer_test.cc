@@ -335,23 +335,19 @@ TEST(Zero1Optimizer, AFrozenGradientThatIsNotFiniteIsHeardOfToo) {
 }
 
 TEST(Zero1Optimizer, StateShrinksWithTheRanksThatShareIt) {
-  const int64_t experts = 2 * 12 * 3 * 8 * 5;
-  const int64_t dense = job::ParameterCount(SmallModel()) - experts;
-  const auto round_up = [](int64_t n, int64_t m) { return (n + m - 1) / m * m; };
   for (const DType dtype : {DType::kF32, DType::kBf16}) {
     const int64_t masters = dtype == DType::kBf16 ? 1 : 0;
     for (const MeshSizes& sizes : ManyMeshes()) {
-      const int64_t w = sizes.world(), own = experts / sizes.expert, ed = sizes.expert_data();
-      const int64_t shard = round_up(dense, w) / w + round_up(own, ed) / ed;
       OnMesh(sizes, {.dtype = dtype}, {}, [&](OptimizerRank& rank) {
-        const int64_t padding = 2 * (round_up(dense, w) - dense + round_up(own, ed) - own);
-        EXPECT_LE(rank.optimizer->state_bytes(), 4 * (masters + 2) * shard);
-        EXPECT_GE(rank.optimizer->state_bytes(), 4 * ((masters + 2) * shard - padding));
+        const BufferSizes held = SizesOf(rank);
+        const int64_t most = (masters + 2) * held.shards;
+        EXPECT_LE(rank.optimizer->state_bytes(), 4 * most);
+        EXPECT_GE(rank.optimizer->state_bytes(), 4 * (most - 2 * (held.padded - held.numel)));
         return absl::OkStatus();
       });
       OnMesh(sizes, {.dtype = dtype}, {.zero1 = false}, [&](OptimizerRank& rank) {
-        const int64_t all = masters * (round_up(dense, w) + round_up(own, ed));
-        EXPECT_EQ(rank.optimizer->state_bytes(), 4 * (all + 2 * (dense + own)));
+        const BufferSizes held = SizesOf(rank);
+        EXPECT_EQ(rank.optimizer->state_bytes(), 4 * (masters * held.padded + 2 * held.numel));
         return absl::OkStatus();
       });
     }
