@@ -5,7 +5,7 @@
 //                    [--json]
 //
 // --contexts: instead of the job's sequence length each of these, at the job's tokens a step or one
-// sequence where that is longer; micro-batches of at most 32,768 tokens or one sequence; layers are
+// sequence where that is longer; micro-batches of at most 65,536 tokens or one sequence; layers are
 // recomputed where the memory plan does not fit otherwise, and a context that does not fit even
 // then is said to. --json prints a line for each context instead of the tables (torch_bench.py
 // reads it).
@@ -41,7 +41,7 @@
 namespace ela::trainer {
 namespace {
 
-constexpr int64_t kMicroBatchTokens = 32768;  // of a context that --contexts names
+constexpr int64_t kMicroBatchTokens = 65536;  // of a context that --contexts names
 
 struct Options {
   std::string job_file = "deploy/jobs/demo.yaml";

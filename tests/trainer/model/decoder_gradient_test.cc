@@ -53,6 +53,10 @@ std::vector<Variant> Variants() {
                               {kMasked, "model.attention.softmax_every=2"})},
       {"dense", With(Settings("pre_norm", "inner", "hadamard_exp", "head"),
                      {"model.moe.num_experts=1", "model.moe.top_k=1"})},
+      {"dense without labels", With(Settings("pre_norm", "none", "hadamard_exp", "none"),
+                                    {"model.moe.num_experts=1", "model.moe.top_k=1"})},
+      {"dense hyper link", With(Settings("hyper_link", "none", "hadamard_exp", "head"),
+                                {kCausalLobe, "model.moe.num_experts=1", "model.moe.top_k=1"})},
       {"recompute", With(Settings("hyper_link", "outer", "hadamard_exp", "head"),
                          {kCausalLobe, "training.recompute=true", "model.moe.top_k=4"})},
   };

@@ -65,5 +65,31 @@ TEST(ExpertParallel, EqualsLocalWhenAllExpertsTie) {
   EXPECT_EQ(outcome.expert_counts, (std::vector<int64_t>{48, 48, 0, 0, 48, 48, 0, 0}));
 }
 
+// A dense network skips the routing that one expert without label vectors could pay: the same bits
+// as one expert whose label vector is zero, and no gradient at the router.
+TEST(DenseLayer, IsOneRoutedExpert) {
+  const Documents documents = RandomDocuments(24, {{0}, {0, 5}}, /*vocab=*/31, /*seed=*/3);
+  const ParameterSource values = WideValues(1, [](const std::string& name, int64_t, float value) {
+    return name.find("router.weight") == std::string::npos ? value : 0.0f;
+  });
+  for (const char* residual : {"model.residual=pre_norm", "model.residual=hyper_link"}) {
+    const auto run = [&](const std::string& bias) {
+      return RunModel(TinyJob({residual, "model.moe.num_experts=1", "model.moe.top_k=1",
+                               "model.moe.label_bias=" + bias}),
+                      documents, values, {.backend = Backend::kCpu});
+    };
+    const Outcome dense = run("none");
+    Outcome routed = run("inner");
+    for (const auto& [name, grad] : dense.grads) {
+      if (name.find(".moe.router.") == std::string::npos) continue;
+      EXPECT_EQ(grad, std::vector<double>(grad.size())) << name;
+      routed.grads[name] = grad;  // there it is that of the label vector
+    }
+    EXPECT_EQ(dense.loss, routed.loss) << residual;
+    const auto [distance, where] = WorstDistance(dense, routed);
+    EXPECT_EQ(distance, 0) << where;
+  }
+}
+
 }  // namespace
 }  // namespace ela::trainer
