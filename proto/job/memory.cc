@@ -149,13 +149,16 @@ int64_t LayerSaved(const Sizes& s, bool softmax) {
   return stream + AttentionSaved(s, softmax) + MoeSaved(s) + LobeSaved(s);
 }
 
+// What the device reads of the host's numbers: an index a token.
+int64_t Uploaded(const Sizes& s) { return s.device ? Block(s.t, kIndex) : 0; }
+
 // The inputs of all layers, the last one's output and the final norm's; and what the layers keep:
 // all of them, or one at a time where they are recomputed.
 int64_t Activations(const Sizes& s) {
   const int64_t layers = s.model.num_layers();
   const int64_t every = s.model.attention().softmax_every();
   const int64_t softmax = every > 0 ? layers / every : 0;
-  int64_t bytes = (layers + 1) * Block(s.t * s.d, s.element);
+  int64_t bytes = (layers + 1) * Block(s.t * s.d, s.element) + Uploaded(s);  // positions
   if (s.model.final_norm()) bytes += Block(s.t * s.d, s.element) + Block(s.t, kFloat);
   if (s.recompute) {
     const int64_t linear = layers > softmax ? LayerSaved(s, false) : 0;
@@ -243,9 +246,6 @@ int64_t SoftmaxWork(const Sizes& s) {
   return SoftmaxRing(s) + delta + parts + Block(tiles, kFloat);
 }
 
-// What the device reads of the host's numbers: an index a token.
-int64_t Uploaded(const Sizes& s) { return s.device ? Block(s.t, kIndex) : 0; }
-
 // Backward through W_o, the mixer, q, k, v and the norm; the lobe is the same without W_o.
 int64_t AttentionWork(const Sizes& s) {
   const int64_t heads = s.model.num_attention_heads();
@@ -254,7 +254,7 @@ int64_t AttentionWork(const Sizes& s) {
   if (const v1::MemoryLobeSpec& lobe = s.model.memory_lobe(); lobe.enabled()) {
     mixer = std::max(mixer, ElaWork(s, lobe.num_heads(), lobe.mode() == v1::LOBE_MODE_CAUSAL));
   }
-  return Uploaded(s) + 5 * Block(s.t * s.d, s.element) +
+  return 5 * Block(s.t * s.d, s.element) +
          std::max(mixer, Widened(s, s.t, s.d, 3 * s.d, /*weights=*/1));
 }
 

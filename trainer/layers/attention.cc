@@ -38,14 +38,13 @@ absl::Status AttentionLayer::Forward(const LayerContext& layer, Tensor out, Tens
   qkv_ = layer.Saved({t, 3 * d});
   y_ = layer.Saved({t, num_heads_, d / num_heads_});
   const Qkv in = SplitHeads(qkv_, num_heads_);
-  const Tensor positions = kernels::Uploaded(ctx, rows.positions());
 
   kernels::RmsNormForward(ctx, normed_, rstd_, x, parameters_.norm.value);
   kernels::LinearForward(ctx, qkv_.Columns(d, 3 * d), normed_, w.Rows(d, 3 * d));
-  kernels::Rope(ctx, in.k, positions, rope_theta_, /*inverse=*/false);
+  kernels::Rope(ctx, in.k, layer.positions, rope_theta_, /*inverse=*/false);
   ELA_RETURN_IF_ERROR(mixer_->StartForward(layer, in, rows));
   kernels::LinearForward(ctx, qkv_.Columns(0, d), normed_, w.Rows(0, d));
-  kernels::Rope(ctx, in.q, positions, rope_theta_, /*inverse=*/false);
+  kernels::Rope(ctx, in.q, layer.positions, rope_theta_, /*inverse=*/false);
   ELA_RETURN_IF_ERROR(mixer_->FinishForward(layer, y_, in, rows));
   kernels::LinearForward(ctx, out, y_.View({t, d}), parameters_.out.value, added);
   return absl::OkStatus();
@@ -61,7 +60,6 @@ absl::Status AttentionLayer::Backward(const LayerContext& layer, Tensor dx, Tens
   const Tensor dqkv = layer.Scratch({t, 3 * d});
   const Tensor dnormed = layer.Scratch({t, d});
   const Qkv in = SplitHeads(qkv_, num_heads_), din = SplitHeads(dqkv, num_heads_);
-  const Tensor positions = kernels::Uploaded(ctx, rows.positions());
 
   kernels::LinearBackward(ctx, dy.View({t, d}), Tensor(), dout, y_.View({t, d}),
                           parameters_.out.value);
@@ -70,7 +68,7 @@ absl::Status AttentionLayer::Backward(const LayerContext& layer, Tensor dx, Tens
                           parameters_.out.value);
   ELA_RETURN_IF_ERROR(mixer_->FinishBackward(layer, din, dy, y_, in, rows));
   const Tensor dqk = dqkv.Columns(0, 2 * d).View({t, 2 * num_heads_, d / num_heads_});
-  kernels::Rope(ctx, dqk, positions, rope_theta_, /*inverse=*/true);
+  kernels::Rope(ctx, dqk, layer.positions, rope_theta_, /*inverse=*/true);
   kernels::LinearBackward(ctx, dnormed, parameters_.qkv.grad, dqkv, normed_, parameters_.qkv.value);
   kernels::RmsNormBackward(ctx, dx, parameters_.norm.grad, dnormed, x_, parameters_.norm.value,
                            rstd_, added);

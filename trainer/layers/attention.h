@@ -26,7 +26,8 @@ class AttentionLayer {
   AttentionLayer(AttentionParameters parameters, std::unique_ptr<Mixer> mixer, int64_t num_heads,
                  double rope_theta);
 
-  /// out [T, d], x [T, d]; x must stay for the backward pass. `added` [T, d] (empty: nothing) is
+  /// out [T, d], x [T, d]; x must stay for the backward pass, and layer.positions are those of
+  /// `rows`. `added` [T, d] (empty: nothing) is
   /// added to out, and in the backward pass, where it is another, to dx, as residuals want it: in
   /// the ops that write them.
   absl::Status Forward(const LayerContext& layer, kernels::Tensor out, kernels::Tensor x,

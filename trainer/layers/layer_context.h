@@ -23,6 +23,7 @@ struct LayerContext {
   kernels::Arena* saved = nullptr;
   kernels::DType element = kernels::DType::kF32;    // of activations
   kernels::DType statistic = kernels::DType::kF32;  // of statistics, states and probabilities
+  kernels::Tensor positions;  // [T] i32 of the rows at hand, where kernels read them
 
   kernels::Tensor Saved(std::initializer_list<int64_t> shape) const;
   kernels::Tensor SavedStatistic(std::initializer_list<int64_t> shape) const;

@@ -55,8 +55,10 @@ void Decoder::Forget(const LayerContext& layer) {
   holds_ = false;
 }
 
-absl::Status Decoder::RunLayers(const LayerContext& layer, const TokenRows& rows,
+absl::Status Decoder::RunLayers(const LayerContext& context, const TokenRows& rows,
                                 RoutingStatistics* routing) {
+  LayerContext layer = context;
+  layer.positions = positions_;
   const kernels::Context& ctx = layer.ctx;
   const ArenaScope scope(ctx.scratch);
   Tensor prob_sums, counts;  // [N E], of all layers: one transfer
@@ -94,6 +96,9 @@ absl::Status Decoder::Forward(const LayerContext& layer, const TokenRows& rows,
   holds_ = true;
   const int64_t t = rows.count(), d = model_.hidden_size();
   for (Tensor& x : inputs_) x = layer.Saved({t, d});
+  kernels::Context keeping = layer.ctx;
+  keeping.scratch = layer.saved;
+  positions_ = kernels::Uploaded(keeping, rows.positions());
   features_ = inputs_.back();
   if (model_.final_norm()) {
     features_ = layer.Saved({t, d});
@@ -112,9 +117,11 @@ absl::Status Decoder::Forward(const LayerContext& layer, const TokenRows& rows,
   return absl::OkStatus();
 }
 
-absl::Status Decoder::Backward(const LayerContext& layer, const TokenRows& rows, double scale,
+absl::Status Decoder::Backward(const LayerContext& context, const TokenRows& rows, double scale,
                                Tensor dprobs, double* loss_sum) {
   const kernels::TraceRange range("Decoder::Backward");
+  LayerContext layer = context;
+  layer.positions = positions_;
   const kernels::Context& ctx = layer.ctx;
   const ArenaScope scope(ctx.scratch);
   const int64_t t = rows.count(), d = model_.hidden_size();

@@ -46,7 +46,7 @@ class Decoder {
   /// After Forward: *loss_sum += sum over the valid targets; the gradients of scale x that sum and
   /// of the balance loss are added to the store's. `dprobs` [N, E] (empty: none): the balance
   /// loss's gradient in the probabilities of every token.
-  absl::Status Backward(const LayerContext& layer, const TokenRows& rows, double scale,
+  absl::Status Backward(const LayerContext& context, const TokenRows& rows, double scale,
                         kernels::Tensor dprobs, double* loss_sum);
   /// After Forward, without gradients.
   void Loss(const LayerContext& layer, const TokenRows& rows, double* loss_sum) const;
@@ -76,7 +76,7 @@ class Decoder {
   const ResidualLayer& layer(int64_t i) const { return *layers_[static_cast<size_t>(i)]; }
 
  private:
-  absl::Status RunLayers(const LayerContext& layer, const TokenRows& rows,
+  absl::Status RunLayers(const LayerContext& context, const TokenRows& rows,
                          RoutingStatistics* routing);
 
   v1::ModelSpec model_;
@@ -84,8 +84,8 @@ class Decoder {
   Parameter embed_, final_norm_;  // final_norm_ empty: none
   std::vector<std::unique_ptr<ResidualLayer>> layers_;
   std::vector<kernels::Tensor> inputs_;  // [N + 1] saved: inputs of the layers, last: their output
-  kernels::Tensor features_, final_rstd_;  // saved
-  std::vector<int64_t> slow_path_;         // [N]
+  kernels::Tensor features_, final_rstd_, positions_;  // saved
+  std::vector<int64_t> slow_path_;                     // [N]
   bool holds_ = false;
   size_t mark_ = 0;
 };
