@@ -177,6 +177,7 @@ void Gemm(const Context& ctx, const DeviceGemm& p) {
     }
     return;
   }
+  if (ThinGemm(ctx, p)) return;
   CudaDevice::Impl& device = ctx.device->impl();
   if (p.ragged) {
     DeviceGemm about = p;

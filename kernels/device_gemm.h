@@ -34,4 +34,7 @@ struct DeviceGemm {
 /// Choosing one takes the host tens of microseconds, once for every kind of product.
 void Gemm(const Context& ctx, const DeviceGemm& problem);
 
+/// Runs a product of few rows by a kernel of its own; false, and nothing, for any other. k > 0.
+bool ThinGemm(const Context& ctx, const DeviceGemm& problem);
+
 }  // namespace ela::kernels::cuda

@@ -2,10 +2,10 @@
 // and meets them in groups of 8, so the matrix comes from memory once however many tokens there
 // are, and an expert that no token chose costs a look at the choices. One expert alone is a plain
 // product. Each dot product is of one warp in one order.
-#include "kernels/device_code.cuh"
 #include "kernels/device_gemm.h"
 #include "kernels/experts/experts.h"
 #include "kernels/swiglu/swiglu.h"
+#include "kernels/thin_product.cuh"
 
 namespace ela::kernels::cuda {
 
@@ -64,6 +64,22 @@ __device__ int CollectSlots(int32_t* found, int* of_warp, const int32_t* experts
   return all;
 }
 
+/// A row of the matrix, `weights`, with at most kCount slots of its expert; by a warp.
+template <class T, int N, int kCount>
+__device__ void MeetSlots(Rows<T> y, Rows<T> x, const T* weights, const int32_t* slots, int count,
+                          int divisor, int row, int columns) {
+  const T* from[kCount];
+#pragma unroll
+  for (int s = 0; s < kCount; ++s) from[s] = x[slots[min(s, count - 1)] / divisor];
+  float sum[kCount];
+  DotRows<T, N>(sum, weights, from, columns);
+  if (threadIdx.x % kWarp != 0) return;
+#pragma unroll
+  for (int s = 0; s < kCount; ++s) {
+    if (s < count) Store(y[slots[s]] + row, sum[s]);
+  }
+}
+
 /// y [slots, rows of the matrix]; slot s reads row s / divisor of x.
 template <class T, int N>
 __global__ void SlotProducts(Rows<T> y, Rows<T> x, const __grid_constant__ Matrices w,
@@ -71,37 +87,23 @@ __global__ void SlotProducts(Rows<T> y, Rows<T> x, const __grid_constant__ Matri
                              int columns) {
   __shared__ int32_t found[kBlock];
   __shared__ int of_warp[kWarps];
-  const int expert = static_cast<int>(blockIdx.y), lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int expert = static_cast<int>(blockIdx.y);
   const int row = static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x) / kWarp;
   const void* matrix = w.many != nullptr ? w.many[expert] : w.few[expert];
   const T* weights = static_cast<const T*>(matrix) + row * w.stride;
   for (int64_t begin = 0; begin < slots; begin += kBlock) {
     const int count =
         CollectSlots(found, of_warp, experts, begin, slots, expert, static_cast<int>(gridDim.y));
-    for (int first = 0; first < count && row < rows; first += kGroup) {
-      const T* from[kGroup];
-      float sum[kGroup] = {};
-#pragma unroll
-      for (int s = 0; s < kGroup; ++s) {
-        if (first + s < count) from[s] = x[found[first + s] / divisor];
-      }
-      for (int i = lane * N; i < columns; i += kWarp * N) {
-        float a[N];
-        Load(a, weights + i);
-#pragma unroll
-        for (int s = 0; s < kGroup; ++s) {
-          if (first + s >= count) break;
-          float b[N];
-          Load(b, from[s] + i);
-#pragma unroll
-          for (int j = 0; j < N; ++j) sum[s] = fmaf(a[j], b[j], sum[s]);
-        }
-      }
-#pragma unroll
-      for (int s = 0; s < kGroup; ++s) {
-        if (first + s >= count) break;
-        const float total = WarpSum(sum[s]);
-        if (lane == 0) Store(y[found[first + s]] + row, total);
+    if (row >= rows) continue;
+    for (int first = 0; first < count; first += kGroup) {
+      const int32_t* group = found + first;
+      if (count - first == 1) {
+        MeetSlots<T, N, 1>(y, x, weights, group, 1, divisor, row, columns);
+      } else if (count - first <= kGroup / 2) {
+        MeetSlots<T, N, kGroup / 2>(y, x, weights, group, count - first, divisor, row, columns);
+      } else {
+        const int met = min(kGroup, count - first);
+        MeetSlots<T, N, kGroup>(y, x, weights, group, met, divisor, row, columns);
       }
     }
   }
