@@ -1,5 +1,5 @@
-// c = a b^T for at most 8 rows of a, as decoding has them: each row of b is read once, by a warp,
-// and meets all of a's, which the caches hold. Every sum is of one warp in one order.
+// c = a b^T (+ added) for at most 8 rows of a, as decoding has them: each row of b is read once, by
+// a warp, and meets all of a's, which the caches hold. Every sum is of one warp in one order.
 #include "kernels/device_gemm.h"
 #include "kernels/thin_product.cuh"
 
@@ -10,7 +10,8 @@ constexpr int kWarps = kBlock / kWarp;
 constexpr int kMostRows = 8;
 
 template <class T, class C, int N, int kCount>
-__global__ void ThinProduct(Rows<C> c, Rows<const T> a, Rows<const T> b, int m, int64_t n, int k) {
+__global__ void ThinProduct(Rows<C> c, Rows<const C> added, Rows<const T> a, Rows<const T> b, int m,
+                            int64_t n, int k) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp;
   if (row >= n) return;
   const T* from[kCount];
@@ -21,20 +22,23 @@ __global__ void ThinProduct(Rows<C> c, Rows<const T> a, Rows<const T> b, int m, 
   if (threadIdx.x % kWarp != 0) return;
 #pragma unroll
   for (int s = 0; s < kCount; ++s) {
-    if (s < m) Store(c[s] + row, sum[s]);
+    if (s >= m) break;
+    if (added.data != nullptr) sum[s] += ToFloat(added[s][row]);
+    Store(c[s] + row, sum[s]);
   }
 }
 
 template <class T, class C, int N>
 void Launch(const Context& ctx, const DeviceGemm& p) {
   const Rows<C> c(static_cast<C*>(p.c), p.ldc);
+  const Rows<const C> added(static_cast<const C*>(p.added), p.ld_added);
   const Rows<const T> a(static_cast<const T*>(p.a), p.lda), b(static_cast<const T*>(p.b), p.ldb);
   const auto kernel = p.m == 1   ? ThinProduct<T, C, N, 1>
                       : p.m == 2 ? ThinProduct<T, C, N, 2>
                       : p.m <= 4 ? ThinProduct<T, C, N, 4>
                                  : ThinProduct<T, C, N, kMostRows>;
   kernel<<<GridSize(CeilDiv(p.n, kWarps)), kBlock, 0, StreamOf(ctx)>>>(
-      c, a, b, static_cast<int>(p.m), p.n, static_cast<int>(p.k));
+      c, added, a, b, static_cast<int>(p.m), p.n, static_cast<int>(p.k));
   CheckLaunch("ThinProduct");
 }
 
@@ -53,7 +57,7 @@ void LaunchAligned(const Context& ctx, const DeviceGemm& p) {
 }  // namespace
 
 bool ThinGemm(const Context& ctx, const DeviceGemm& p) {
-  const bool thin = p.m <= kMostRows && !p.a_transposed && p.b_transposed && !p.accumulate;
+  const bool thin = p.m <= kMostRows && !p.a_transposed && p.b_transposed;
   if (!thin || p.k > INT32_MAX) return false;
   if (p.input == DType::kF32) {
     LaunchAligned<float, float>(ctx, p);

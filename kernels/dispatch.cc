@@ -216,8 +216,8 @@ void CombineRows(const Context& ctx, Tensor y, Tensor rows, Tensor row_of_slot, 
 ELA_BACKENDS(ExpertsForward)
 void ExpertsForward(const Context& ctx, Tensor out, Tensor x, Tensor weights, Tensor experts,
                     const std::vector<Tensor>& up, const std::vector<Tensor>& down, Tensor labels,
-                    LabelBias bias) {
-  ELA_RUN(ExpertsForward, x, out, x, weights, experts, up, down, labels, bias);
+                    LabelBias bias, Tensor added) {
+  ELA_RUN(ExpertsForward, x, out, x, weights, experts, up, down, labels, bias, added);
 }
 
 ELA_BACKENDS(SwigluForward)

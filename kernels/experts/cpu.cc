@@ -16,7 +16,7 @@ Tensor Taken(const Context& ctx, DType dtype, std::initializer_list<int64_t> sha
 
 void ExpertsForward(const Context& ctx, Tensor out, Tensor x, Tensor weights, Tensor experts,
                     const std::vector<Tensor>& up, const std::vector<Tensor>& down, Tensor labels,
-                    LabelBias bias) {
+                    LabelBias bias, Tensor added) {
   if (x.dim(0) == 0) return;
   const ArenaScope scope(ctx.scratch);
   const DType type = x.dtype();
@@ -39,7 +39,7 @@ void ExpertsForward(const Context& ctx, Tensor out, Tensor x, Tensor weights, Te
   kernels::SwigluForward(ctx, hidden, gate_value);
   kernels::GroupedLinearForward(ctx, f, hidden, down, offsets);
   kernels::LabelBiasForward(ctx, rows, f, row_weights.View({slots}), labels, offsets, bias);
-  kernels::CombineRows(ctx, out, rows, row_of_slot);
+  kernels::CombineRows(ctx, out, rows, row_of_slot, added);
 }
 
 }  // namespace ela::kernels::cpu

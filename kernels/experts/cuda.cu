@@ -150,7 +150,8 @@ void Products(const Context& ctx, const Tensor& y, const Tensor& x, const std::v
 /// A thread an element of out.
 template <class T>
 __global__ void CombineSlots(Rows<T> out, Rows<T> f, Rows<float> weights, const int32_t* experts,
-                             Rows<T> labels, int64_t tokens, int choices, int d, LabelBias bias) {
+                             Rows<T> labels, Rows<T> added, int64_t tokens, int choices, int d,
+                             LabelBias bias) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x;
   if (i >= tokens * d) return;
   const int64_t token = i / d, column = i - token * d;
@@ -164,6 +165,7 @@ __global__ void CombineSlots(Rows<T> out, Rows<T> f, Rows<float> weights, const 
     }
     sum += y;
   }
+  if (added.data != nullptr) sum += ToFloat(added[token][column]);
   Store(out[token] + column, sum);
 }
 
@@ -171,7 +173,7 @@ __global__ void CombineSlots(Rows<T> out, Rows<T> f, Rows<float> weights, const 
 
 void ExpertsForward(const Context& ctx, Tensor out, Tensor x, Tensor weights, Tensor experts,
                     const std::vector<Tensor>& up, const std::vector<Tensor>& down, Tensor labels,
-                    LabelBias bias) {
+                    LabelBias bias, Tensor added) {
   const int64_t tokens = x.dim(0), d = x.row_numel(), k = experts.row_numel();
   ELA_CHECK(!up.empty() && up.size() == down.size() && experts.dense(), "%zu up, %zu down",
             up.size(), down.size());
@@ -191,12 +193,14 @@ void ExpertsForward(const Context& ctx, Tensor out, Tensor x, Tensor weights, Te
   cuda::SwigluForward(ctx, hidden, gate_value);
   Products(ctx, f, hidden, down, experts, 1);
   const Tensor label_rows = bias == LabelBias::kNone ? f : labels;
+  if (!added.empty()) CheckShape("added", added, tokens, d);
   WithElement(
       [&](auto element) {
         using T = decltype(element);
         CombineSlots<T><<<GridSize(CeilDiv(tokens * d, kBlock)), kBlock, 0, StreamOf(ctx)>>>(
             Rows<T>(out), Rows<T>(f), Rows<float>(weights), experts.as<int32_t>(),
-            Rows<T>(label_rows), tokens, static_cast<int>(k), static_cast<int>(d), bias);
+            Rows<T>(label_rows), added.empty() ? Rows<T>() : Rows<T>(added), tokens,
+            static_cast<int>(k), static_cast<int>(d), bias);
       },
       out, f, label_rows);
   CheckLaunch("CombineSlots");

@@ -16,9 +16,9 @@ namespace ela::kernels {
 
 /// out [T, d], x [T, d], weights [T, K] (float) and experts [T, K] (i32, below E) of the choices,
 /// up [2F, d] and down [d, F] of each of E experts, labels [E, d] (with kNone any). The sum is in
-/// the order of the choices.
+/// the order of the choices, + added [T, d] unless that is empty (and not out).
 void ExpertsForward(const Context& ctx, Tensor out, Tensor x, Tensor weights, Tensor experts,
                     const std::vector<Tensor>& up, const std::vector<Tensor>& down, Tensor labels,
-                    LabelBias bias);
+                    LabelBias bias, Tensor added = {});
 
 }  // namespace ela::kernels

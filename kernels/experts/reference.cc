@@ -30,7 +30,7 @@ std::vector<double> OutputOf(const Matrix& x, int64_t t, const Matrix& up, const
 
 void ExpertsForward(const Context& ctx, Tensor out_out, Tensor x_in, Tensor weights_in,
                     Tensor experts, const std::vector<Tensor>& up, const std::vector<Tensor>& down,
-                    Tensor labels_in, LabelBias bias) {
+                    Tensor labels_in, LabelBias bias, Tensor added) {
   const Matrix x(x_in), w(weights_in);
   const Matrix labels = bias == LabelBias::kNone ? Matrix(0, 0) : Matrix(labels_in);
   Matrix out(x.rows(), x.columns());
@@ -47,6 +47,7 @@ void ExpertsForward(const Context& ctx, Tensor out_out, Tensor x_in, Tensor weig
     }
   }
   out.StoreTo(out_out);
+  if (!added.empty()) Matrix(added).AddTo(out_out);
 }
 
 }  // namespace ela::kernels::reference

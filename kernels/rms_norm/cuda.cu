@@ -1,8 +1,8 @@
 // y = x rstd gain. x, y, dx, dy and gain are of one type, rstd and dgain float.
 //
-// Forward: a warp a row, read twice (the second time from cache). Backward: a block walks its rows,
-// every thread keeping the same columns, so the sums of dgain stay in shared memory; then the
-// blocks' sums are added in order. Blocks depend on the shape alone.
+// Forward: a warp a row, or of few rows a block, read twice (the second time from cache). Backward:
+// a block walks its rows, every thread keeping the same columns, so the sums of dgain stay in
+// shared memory; then the blocks' sums are added in order. Blocks depend on the shape alone.
 #include "kernels/device_code.cuh"
 #include "kernels/rms_norm/rms_norm.h"
 
@@ -10,24 +10,29 @@ namespace ela::kernels::cuda {
 namespace {
 
 constexpr int64_t kMostBlocks = 1024;
+constexpr int64_t kFewRows = 128;                 // that leave a card idle, a warp each
 constexpr int kMostColumns = 48 * 1024 / 4 - 64;  // of dgain's sums in shared memory
 
-template <class T, int N>
+/// kThreads of a row: a warp or the block.
+template <class T, int N, int kThreads>
 __global__ void NormRows(Rows<T> y, float* rstd, Rows<T> x, const T* gain, int64_t rows, int d) {
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * (kBlock / kWarp) + threadIdx.x / kWarp;
+  __shared__ float sums[kWarp];
+  const int64_t row =
+      static_cast<int64_t>(blockIdx.x) * (kBlock / kThreads) + threadIdx.x / kThreads;
   if (row >= rows) return;
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int lane = static_cast<int>(threadIdx.x) % kThreads;
   float squares = 0;
-  for (int i = lane * N; i < d; i += kWarp * N) {
+  for (int i = lane * N; i < d; i += kThreads * N) {
     float v[N];
     Load(v, x[row] + i);
 #pragma unroll
     for (int j = 0; j < N; ++j) squares = fmaf(v[j], v[j], squares);
   }
-  const float mean = WarpSum(squares) / static_cast<float>(d);
+  squares = kThreads == kWarp ? WarpSum(squares) : BlockSum(squares, sums);
+  const float mean = squares / static_cast<float>(d);
   const float scale = 1.0f / sqrtf(mean + static_cast<float>(kRmsNormEps));
   if (lane == 0) rstd[row] = scale;
-  for (int i = lane * N; i < d; i += kWarp * N) {
+  for (int i = lane * N; i < d; i += kThreads * N) {
     float v[N], g[N];
     Load(v, x[row] + i);
     Load(g, gain + i);
@@ -93,7 +98,9 @@ void RmsNormForward(const Context& ctx, Tensor y, Tensor rstd, Tensor x, Tensor 
   WithVectors(
       [&](auto element, auto n) {
         using T = decltype(element);
-        NormRows<T, n><<<GridSize(CeilDiv(rows, kBlock / kWarp)), kBlock, 0, StreamOf(ctx)>>>(
+        const bool few = rows <= kFewRows;
+        const auto kernel = few ? NormRows<T, n, kBlock> : NormRows<T, n, kWarp>;
+        kernel<<<GridSize(few ? rows : CeilDiv(rows, kBlock / kWarp)), kBlock, 0, StreamOf(ctx)>>>(
             Rows<T>(y), rstd.as<float>(), Rows<T>(x), DataOf<T>(gain), rows, static_cast<int>(d));
       },
       y, x, gain_row);

@@ -1,6 +1,7 @@
 // Pairs (2i, 2i+1) of each head turn in place: a thread some pairs of a row, one access a head,
 // whose sines and cosines serve every head. Angles are reduced in double, so positions in the
 // millions turn as exactly as small ones. x is read and written once.
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 
@@ -19,7 +20,7 @@ struct Turns {
 /// A thread N / 2 pairs of every head of a row: one 16-byte access a head, or a pair at a time.
 template <class T, bool kVectors>
 __global__ void TurnPairs(Rows<T> x, const int32_t* positions, Turns turns, int64_t rows, int heads,
-                          int head_dim) {
+                          int heads_at_once, int head_dim) {
   constexpr int N = kVectors ? kVector<T> : 2;
   // Lanes read different ones, which parameters are not made for.
   __shared__ double per_position[kMostPairs];
@@ -39,8 +40,9 @@ __global__ void TurnPairs(Rows<T> x, const int32_t* positions, Turns turns, int6
     const double t = position * per_position[column / 2 + i];
     sincospif(2.0f * static_cast<float>(t - rint(t)), &sine[i], &cosine[i]);
   }
-  T* at = x[row] + column;
-  for (int h = 0; h < heads; ++h, at += head_dim) {
+  const int first = static_cast<int>(blockIdx.y) * heads_at_once;
+  T* at = x[row] + static_cast<int64_t>(first) * head_dim + column;
+  for (int h = first; h < min(heads, first + heads_at_once); ++h, at += head_dim) {
     float v[N];
     if constexpr (kVectors) {
       Load(v, at);
@@ -59,6 +61,12 @@ __global__ void TurnPairs(Rows<T> x, const int32_t* positions, Turns turns, int6
       for (int i = 0; i < N; ++i) Store(at + i, v[i]);
     }
   }
+}
+
+/// All heads of a thread where rows alone fill a card; of few rows, as in decoding, fewer.
+int64_t HeadsAtOnce(int64_t items, int64_t heads) {
+  constexpr int64_t kThreads = int64_t{1} << 16;
+  return items >= kThreads ? heads : CeilDiv(heads, std::min(heads, CeilDiv(kThreads, items)));
 }
 
 }  // namespace
@@ -81,9 +89,12 @@ void Rope(const Context& ctx, Tensor x, Tensor positions, double theta, bool inv
         const auto launch = [&](auto vectors) {
           const int64_t width = vectors ? kVector<T> : 2;
           const int64_t items = rows * (head_dim / width);
-          TurnPairs<T, vectors><<<GridSize(CeilDiv(items, kBlock)), kBlock, 0, StreamOf(ctx)>>>(
+          const int64_t heads_at_once = HeadsAtOnce(items, x.dim(1));
+          const dim3 grid(GridSize(CeilDiv(items, kBlock)),
+                          GridSize(CeilDiv(x.dim(1), heads_at_once)));
+          TurnPairs<T, vectors><<<grid, kBlock, 0, StreamOf(ctx)>>>(
               Rows<T>(x), positions.as<int32_t>(), turns, rows, static_cast<int>(x.dim(1)),
-              static_cast<int>(head_dim));
+              static_cast<int>(heads_at_once), static_cast<int>(head_dim));
         };
         if (n > 1 && head_dim % kVector<T> == 0) {
           launch(std::true_type());

@@ -85,8 +85,8 @@ absl::Status AttentionLayer::FillCache(const LayerContext& layer, const TokenRow
   return mixer_->FillCache(layer, SplitHeads(qkv_, num_heads_), rows, cache);
 }
 
-void AttentionLayer::Decode(const LayerContext& layer, Tensor out, Tensor x, Tensor positions,
-                            MixerCache* cache) const {
+void AttentionLayer::Decode(const LayerContext& layer, Tensor out, Tensor x, Tensor added,
+                            Tensor positions, MixerCache* cache) const {
   const kernels::Context& ctx = layer.ctx;
   const kernels::ArenaScope scope(ctx.scratch);
   const int64_t b = x.dim(0), d = x.dim(1);
@@ -101,7 +101,7 @@ void AttentionLayer::Decode(const LayerContext& layer, Tensor out, Tensor x, Ten
   kernels::LinearForward(ctx, qkv, normed, parameters_.qkv.value);
   kernels::Rope(ctx, q_and_k, positions, rope_theta_, /*inverse=*/false);
   mixer_->Decode(layer, y, in, positions, cache);
-  kernels::LinearForward(ctx, out, y.View({b, d}), parameters_.out.value);
+  kernels::LinearForward(ctx, out, y.View({b, d}), parameters_.out.value, added);
 }
 
 }  // namespace ela::trainer

@@ -39,9 +39,10 @@ class AttentionLayer {
   std::unique_ptr<MixerCache> NewCache(const LayerContext& layer, int64_t sequences) const;
   /// After Forward of `rows`: decoding goes on from there (mixer.h).
   absl::Status FillCache(const LayerContext& layer, const TokenRows& rows, MixerCache* cache) const;
-  /// One token of each sequence (mixer.h): out [B, d], x [B, d], positions [B].
+  /// One token of each sequence (mixer.h): out [B, d], x [B, d], `added` as in Forward, positions
+  /// [B].
   void Decode(const LayerContext& layer, kernels::Tensor out, kernels::Tensor x,
-              kernels::Tensor positions, MixerCache* cache) const;
+              kernels::Tensor added, kernels::Tensor positions, MixerCache* cache) const;
 
  private:
   AttentionParameters parameters_;

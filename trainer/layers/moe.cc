@@ -124,12 +124,19 @@ absl::Status MoeLayer::Forward(const LayerContext& layer, Tensor out, Tensor x, 
   return absl::OkStatus();
 }
 
-void MoeLayer::Decode(const LayerContext& layer, Tensor out, Tensor x) const {
+void MoeLayer::Decode(const LayerContext& layer, Tensor out, Tensor x, Tensor added) const {
   ELA_CHECK(static_cast<int64_t>(up_.size()) == config_.num_experts, "%zu experts are here",
             up_.size());
   const kernels::Context& ctx = layer.ctx;
   const kernels::ArenaScope scope(ctx.scratch);
   const int64_t t = x.dim(0), k = config_.top_k;
+  if (dense()) {
+    const Tensor gate_value = layer.Scratch({t, 2 * config_.hidden});
+    const Tensor hidden = layer.Scratch({t, config_.hidden});
+    kernels::LinearForward(ctx, gate_value, x, up_[0]);
+    kernels::SwigluForward(ctx, hidden, gate_value);
+    return kernels::LinearForward(ctx, out, hidden, down_[0], added);
+  }
   const Tensor probs = layer.ScratchStatistic({t, config_.num_experts});
   const Tensor weights = layer.ScratchStatistic({t, k});
   const Tensor experts(ctx.scratch->Take(static_cast<size_t>(t * k) * sizeof(int32_t)),
@@ -137,7 +144,7 @@ void MoeLayer::Decode(const LayerContext& layer, Tensor out, Tensor x) const {
   kernels::RouterForward(ctx, probs, weights, experts, x, parameters_.router.value,
                          parameters_.router_bias.value);
   kernels::ExpertsForward(ctx, out, x, weights, experts, up_, down_, parameters_.router.value,
-                          config_.label_bias);
+                          config_.label_bias, added);
 }
 
 absl::Status MoeLayer::ExpertsBackward(const LayerContext& layer, Tensor dx_rows,

@@ -62,7 +62,8 @@ class MoeLayer {
                         kernels::Tensor dprobs);
   /// The same for a few tokens and no backward pass: nothing is saved, and no size depends on what
   /// the tokens choose. All experts are on this rank.
-  void Decode(const LayerContext& layer, kernels::Tensor out, kernels::Tensor x) const;
+  void Decode(const LayerContext& layer, kernels::Tensor out, kernels::Tensor x,
+              kernels::Tensor added = {}) const;
   /// prob_sums [E] (f64) and counts [E] (i64) += those of the last forward pass.
   void AddRoutingStatistics(const LayerContext& layer, kernels::Tensor prob_sums,
                             kernels::Tensor counts) const;

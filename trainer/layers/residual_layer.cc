@@ -106,11 +106,12 @@ void PreNormLayer::Decode(const LayerContext& layer, Tensor out, Tensor x, Tenso
   const kernels::ArenaScope scope(layer.ctx.scratch);
   const int64_t b = x.dim(0), d = x.dim(1);
   const Tensor x1 = layer.Scratch({b, d}), normed = layer.Scratch({b, d});
-  const Tensor f = layer.Scratch({b, d}), rstd = layer.ScratchStatistic({b});
+  const Tensor rstd = layer.ScratchStatistic({b});
 
-  attention_->Decode(layer, x1, x, positions, cache->attention.get());
-  kernels::Add(layer.ctx, x1, x1, x);
+  attention_->Decode(layer, x1, x, /*added=*/x, positions, cache->attention.get());
   kernels::RmsNormForward(layer.ctx, normed, rstd, x1, norm2_.value);
+  if (lobe_ == nullptr) return moe_->Decode(layer, out, normed, /*added=*/x1);
+  const Tensor f = layer.Scratch({b, d});
   moe_->Decode(layer, f, normed);
   kernels::Add(layer.ctx, out, x1, f);
   DecodeLobe(layer, out, f, positions, cache);
@@ -145,9 +146,8 @@ void HyperLinkLayer::Decode(const LayerContext& layer, Tensor out, Tensor x, Ten
   const int64_t b = x.dim(0), d = x.dim(1);
   const Tensor a = layer.Scratch({b, d}), f = layer.Scratch({b, d});
 
-  attention_->Decode(layer, a, x, positions, cache->attention.get());
-  moe_->Decode(layer, f, a);
-  kernels::Add(layer.ctx, f, f, a);
+  attention_->Decode(layer, a, x, /*added=*/{}, positions, cache->attention.get());
+  moe_->Decode(layer, f, a, /*added=*/a);
   kernels::Add(layer.ctx, out, x, f);
   DecodeLobe(layer, out, f, positions, cache);
 }
