@@ -1,4 +1,4 @@
-// c = a b^T (+ added) for at most 8 rows of a, as decoding has them: each row of b is read once, by
+// c = a b^T (+ added) for few rows of a, as decoding has them: each row of b is read once, by
 // a warp, and meets all of a's, which the caches hold. Every sum is of one warp in one order.
 #include "kernels/device_gemm.h"
 #include "kernels/thin_product.cuh"
@@ -7,7 +7,8 @@ namespace ela::kernels::cuda {
 namespace {
 
 constexpr int kWarps = kBlock / kWarp;
-constexpr int kMostRows = 8;
+constexpr int kMostRows = 8;      // of float
+constexpr int kMostBf16Rows = 2;  // more are faster on tensor cores
 
 template <class T, class C, int N, int kCount>
 __global__ void ThinProduct(Rows<C> c, Rows<const C> added, Rows<const T> a, Rows<const T> b, int m,
@@ -57,7 +58,8 @@ void LaunchAligned(const Context& ctx, const DeviceGemm& p) {
 }  // namespace
 
 bool ThinGemm(const Context& ctx, const DeviceGemm& p) {
-  const bool thin = p.m <= kMostRows && !p.a_transposed && p.b_transposed;
+  const bool thin = p.m <= (p.input == DType::kF32 ? kMostRows : kMostBf16Rows) &&
+                    !p.a_transposed && p.b_transposed;
   if (!thin || p.k > INT32_MAX) return false;
   if (p.input == DType::kF32) {
     LaunchAligned<float, float>(ctx, p);
