@@ -59,9 +59,11 @@ struct BackwardSize {
   static constexpr int kDy = kQueries + kStages * kQueryTile;
   static constexpr int kDs = kDy + kStages * kQueryTile;  // of two steps
   static constexpr int kSums = kDs + 2 * kDsTile;
-  static constexpr int kStatistics = kSums + kSumBytes;
-  static constexpr int kInfo = kStatistics + kStages * kQueryRows * 8;
-  static constexpr int kBytes = kInfo + 256 + 1024;  // to align
+  static constexpr int kSumStages = kDim == 64 ? 1 : 2;
+  static constexpr int kStatistics = kSums + kSumStages * kSumBytes;
+  static constexpr int kPlaces = kStatistics + kStages * kQueryRows * 8;  // of queries
+  static constexpr int kInfo = kPlaces + kStages * kQueryRows * 8;
+  static constexpr int kBytes = kInfo + 256;
   static_assert(kBytes <= 227 * 1024);
 };
 

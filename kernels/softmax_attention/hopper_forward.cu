@@ -42,7 +42,8 @@ struct ForwardSize {
   static constexpr int kTile = kKeyRows * kDim * 2;
   static constexpr int kKeys = kQueryRows * kDim * 2;
   static constexpr int kValues = kKeys + kStages * kTile;
-  static constexpr int kInfo = kValues + kStages * kTile;
+  static constexpr int kPlaces = kValues + kStages * kTile;  // of keys
+  static constexpr int kInfo = kPlaces + kStages * kKeyRows * 8;
   static constexpr int kBytes = kInfo + 256 + 1024;  // to align
   static_assert(kBytes <= 227 * 1024);
 };
@@ -72,6 +73,9 @@ struct ForwardMemory : ForwardSize<kDim> {
   __device__ unsigned char* Values(int i) const {
     return base + Size::kValues + i % Size::kStages * Size::kTile;
   }
+  __device__ Place* Places(int i) const {
+    return reinterpret_cast<Place*>(base + Size::kPlaces) + i % Size::kStages * kKeyRows;
+  }
   __device__ uint64_t* Barrier(int i) const {
     return reinterpret_cast<uint64_t*>(base + Size::kInfo) + i;
   }
@@ -95,7 +99,7 @@ struct ForwardMemory : ForwardSize<kDim> {
       hopper::InitBarrier(QueriesFull(), 1);
       hopper::InitBarrier(QueriesFree(), kWarps);
       for (int i = 0; i < Size::kStages; ++i) {
-        hopper::InitBarrier(KeysFull(i), 1);
+        hopper::InitBarrier(KeysFull(i), 2);
         hopper::InitBarrier(KeysFree(i), kWarps);
         hopper::InitBarrier(ValuesFull(i), 1);
         hopper::InitBarrier(ValuesFree(i), kWarps);
@@ -124,7 +128,8 @@ __device__ void LoadItems(const ForwardArgs& p, const ForwardMemory<kDim>& mem) 
     for (int key = span.end - 1; key >= span.begin; --key, ++step) {
       const bool all = AllMeet(p.queries, tile, p.keys, key, p.causal);
       WaitBarrier(mem.KeysFree(step), mem.Turn(step) ^ 1);
-      *mem.AllMeetOf(step) = all ? -1 : key;
+      *mem.AllMeetOf(step) = all;
+      LoadPlaces(p.keys, mem.KeysFull(step), mem.Places(step), key);
       LoadTile<kKeyRows, kDim>(&p.k, mem.KeysFull(step), mem.Keys(step), head, key);
       WaitBarrier(mem.ValuesFree(step), mem.Turn(step) ^ 1);
       LoadTile<kKeyRows, kDim>(&p.v, mem.ValuesFull(step), mem.Values(step), head, key);
@@ -152,24 +157,21 @@ struct Rows {
   }
 
   __device__ static void IssueScores(float (&s)[64], uint32_t queries, uint32_t keys) {
-    constexpr int kRows = ForwardSize<kDim>::kQueryRows;
+    const Operand<ForwardSize<kDim>::kQueryRows> a(queries);
+    const Operand<kKeyRows> b(keys);
 #pragma unroll
     for (int step = 0; step < kDim / 16; ++step) {
-      Wgmma<false, false>(s, AlongRows<kRows>(queries, step), AlongRows<kKeyRows>(keys, step),
-                          step > 0);
+      Wgmma<false, false>(s, a.AlongRows(step), b.AlongRows(step), step > 0);
     }
     hopper::WgmmaCommit();
   }
   __device__ void IssueOutput(uint32_t values, bool first) {
+    const Operand<kKeyRows> b(values);
 #pragma unroll
     for (int step = 0; step < kKeyRows / 16; ++step) {
-      Wgmma<true>(out, weights + 4 * step, OverRows<kKeyRows>(values, step), !first || step > 0);
+      Wgmma<true>(out, weights + 4 * step, b.OverRows(step), !first || step > 0);
     }
     hopper::WgmmaCommit();
-  }
-  __device__ bool Weigh(float (&s)[64], const ForwardArgs& p, int masked_tile, float (&shrink)[2]) {
-    if (masked_tile >= 0) Mask(s, places, p.keys.places + int64_t{masked_tile} * kKeyRows);
-    return softmax.Fold(s, p.scale_log2, shrink);
   }
   __device__ void TakeWeights(const float (&s)[64]) {
 #pragma unroll
@@ -244,12 +246,13 @@ __device__ void ComputeItems(const ForwardArgs& p, const ForwardMemory<kDim>& me
   for (int item = 0;; ++item) {
     WaitBarrier(mem.QueriesFull(), item % 2);
     const Item now = *mem.ItemOf();
-    if (now.count == 0) return;
+    const int count = Uniform(now.count);
+    if (count == 0) return;
     Rows<kDim> rows(p, now.tile, group);
     float s[64];
-    for (int i = 0; i < now.count; ++i, ++step) {
+    for (int i = 0; i < count; ++i, ++step) {
       WaitBarrier(mem.KeysFull(step), mem.Turn(step));
-      const int masked = *mem.AllMeetOf(step);
+      const bool all_meet = Uniform(*mem.AllMeetOf(step)) != 0;
       turns.Wait();
       hopper::WgmmaFence();
       Rows<kDim>::IssueScores(s, queries, SharedAddress(mem.Keys(step)));
@@ -263,10 +266,11 @@ __device__ void ComputeItems(const ForwardArgs& p, const ForwardMemory<kDim>& me
         hopper::WgmmaWait<0>();
       }
       Pin(s);
+      if (!all_meet) Mask(s, rows.places, mem.Places(step));
       ArriveWarp(mem.KeysFree(step));
-      if (i == now.count - 1) ArriveWarp(mem.QueriesFree());
+      if (i == count - 1) ArriveWarp(mem.QueriesFree());
       float shrink[2];
-      const bool shrinks = rows.Weigh(s, p, masked, shrink);
+      const bool shrinks = rows.softmax.Fold(s, p.scale_log2, shrink);
       if (i > 0) {
         hopper::WgmmaWait<0>();
         Pin(rows.out);
@@ -277,7 +281,7 @@ __device__ void ComputeItems(const ForwardArgs& p, const ForwardMemory<kDim>& me
     }
     WaitBarrier(mem.ValuesFull(step - 1), mem.Turn(step - 1));
     hopper::WgmmaFence();
-    rows.IssueOutput(SharedAddress(mem.Values(step - 1)), now.count == 1);
+    rows.IssueOutput(SharedAddress(mem.Values(step - 1)), count == 1);
     rows.softmax.Finish();
     hopper::WgmmaWait<0>();
     Pin(rows.out);
@@ -305,7 +309,7 @@ __global__ void __launch_bounds__(ForwardSize<kDim>::kThreads, 1)
     if (threadIdx.x == 0) LoadItems<kDim>(p, mem);
   } else {
     hopper::SetRegisters<Size::kRegisters, Size::kLaunched>();
-    ComputeItems<kDim>(p, mem, static_cast<int>(threadIdx.x) / 128 - 1);
+    ComputeItems<kDim>(p, mem, Uniform(static_cast<int>(threadIdx.x) / 128 - 1));
   }
 #endif
 }

@@ -10,168 +10,14 @@
 // order: one waits until those before it have. So results are equal bit for bit. Blocks draw tiles
 // of keys in that order, hence the one that is waited for is at work or done.
 #include "kernels/cuda_support.h"
-#include "kernels/softmax_attention/hopper_backward.h"
-#include "kernels/softmax_attention/hopper_tile.cuh"
+#include "kernels/softmax_attention/hopper_backward_pipe.cuh"
 
 namespace ela::kernels::cuda::softmax {
 namespace {
 
-constexpr int kGroups = 2;
 constexpr int kThreads = 128 * (1 + kGroups);
 
 #ifdef ELA_HOPPER_CODE
-
-using hopper::Arrive;
-using hopper::SharedAddress;
-using hopper::WaitBarrier;
-
-/// What the loader tells the others about an item; tile < 0: no more items.
-struct Item {
-  int tile, head, count;
-};
-
-template <int kDim>
-struct BackwardMemory : BackwardSize<kDim> {
-  using Size = BackwardSize<kDim>;
-  unsigned char* base;
-
-  __device__ explicit BackwardMemory(unsigned char* memory)
-      : base(memory + (1024 - SharedAddress(memory) % 1024) % 1024) {}
-  __device__ unsigned char* Keys() const { return base; }
-  __device__ unsigned char* Values() const { return base + Size::kKeyTile; }
-  __device__ unsigned char* Queries(int i) const {
-    return base + Size::kQueries + i % 2 * Size::kQueryTile;
-  }
-  __device__ unsigned char* Dy(int i) const { return base + Size::kDy + i % 2 * Size::kQueryTile; }
-  __device__ unsigned char* Ds(int i) const { return base + Size::kDs + i % 2 * Size::kDsTile; }
-  __device__ unsigned char* Sums() const { return base + Size::kSums; }
-  __device__ float2* Statistics(int i) const {
-    return reinterpret_cast<float2*>(base + Size::kStatistics) + i % 2 * Size::kQueryRows;
-  }
-  __device__ uint64_t* Barrier(int i) const {
-    return reinterpret_cast<uint64_t*>(base + Size::kInfo) + i;
-  }
-  __device__ uint64_t* KeysFull() const { return Barrier(0); }
-  __device__ uint64_t* KeysFree() const { return Barrier(1); }
-  __device__ uint64_t* QueriesFull(int i) const { return Barrier(2 + i % 2); }
-  __device__ uint64_t* QueriesFree(int i) const { return Barrier(4 + i % 2); }
-  __device__ uint64_t* DyFull(int i) const { return Barrier(6 + i % 2); }
-  __device__ uint64_t* DyFree(int i) const { return Barrier(8 + i % 2); }
-  __device__ uint64_t* SumsFull(int i) const { return Barrier(10 + i % 2); }
-  __device__ uint64_t* SumsFree() const { return Barrier(12); }
-  __device__ Item* ItemOf() const { return reinterpret_cast<Item*>(Barrier(14)); }
-  /// The stage's tile of queries, or -1 where all pairs meet.
-  __device__ int* MaskedOf(int i) const { return reinterpret_cast<int*>(Barrier(16)) + i % 2; }
-  __device__ static int Turn(int i) { return i / 2 % 2; }
-
-  __device__ void Start() const {
-    constexpr int kWarps = 4 * kGroups;
-    if (threadIdx.x == 0) {
-      hopper::InitBarrier(KeysFull(), 2);
-      hopper::InitBarrier(KeysFree(), kWarps + 2);
-      for (int i = 0; i < Size::kStages; ++i) {
-        hopper::InitBarrier(QueriesFull(i), 2);
-        hopper::InitBarrier(QueriesFree(i), kWarps);
-        hopper::InitBarrier(DyFull(i), 1);
-        hopper::InitBarrier(DyFree(i), kWarps);
-        hopper::InitBarrier(SumsFull(i), kWarps);
-      }
-      hopper::InitBarrier(SumsFree(), 1);
-      hopper::FenceProxy();
-    }
-    __syncthreads();
-  }
-};
-
-/// By one thread.
-template <int kDim>
-__device__ void LoadItems(const BackwardArgs& p, const BackwardMemory<kDim>& mem) {
-  using Size = BackwardSize<kDim>;
-  int step = 0, item = 0;
-  for (;;) {
-    const int id = atomicAdd(p.next, 1);
-    if (id >= p.keys.count * p.heads) break;
-    const int tile = id / p.heads, head = id % p.heads;
-    const Span span = p.key_spans[tile];
-    if (span.count == 0) continue;
-    WaitBarrier(mem.KeysFree(), (item + 1) % 2);
-    *mem.ItemOf() = {tile, head, span.count};
-    LoadTile<kKeyRows, kDim>(&p.k, mem.KeysFull(), mem.Keys(), head, tile);
-    LoadTile<kKeyRows, kDim>(&p.v, mem.KeysFull(), mem.Values(), head, tile);
-    ++item;
-    for (int query = span.end - 1; query >= span.begin; --query) {
-      if (!p.spans[query].Holds(tile)) continue;
-      const bool all = AllMeet(p.queries, query, p.keys, tile, p.causal);
-      WaitBarrier(mem.QueriesFree(step), mem.Turn(step) ^ 1);
-      *mem.MaskedOf(step) = all ? -1 : query;
-      hopper::ExpectBytes(mem.QueriesFull(step), Size::kQueryRows * 8);
-      hopper::LoadBulk(mem.Statistics(step),
-                       p.statistics + (int64_t{head} * p.queries.count + query) * Size::kQueryRows,
-                       Size::kQueryRows * 8, mem.QueriesFull(step));
-      LoadTile<Size::kQueryRows, kDim>(&p.q, mem.QueriesFull(step), mem.Queries(step), head, query);
-      WaitBarrier(mem.DyFree(step), mem.Turn(step) ^ 1);
-      LoadTile<Size::kQueryRows, kDim>(&p.dy, mem.DyFull(step), mem.Dy(step), head, query);
-      ++step;
-    }
-  }
-  WaitBarrier(mem.KeysFree(), (item + 1) % 2);
-  mem.ItemOf()->tile = -1;
-  Arrive(mem.KeysFull());
-  Arrive(mem.KeysFull());
-}
-
-__device__ inline void WaitTurn(const int* turn, int rank) {
-  int now;
-  do {
-    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(now) : "l"(turn) : "memory");
-  } while (now != rank);
-}
-__device__ inline void GiveTurn(int* turn, int rank) {
-  asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(turn), "r"(rank) : "memory");
-}
-__device__ inline void AddBulk(void* to, const void* from, int bytes) {
-  asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(
-                   __cvta_generic_to_global(to)),
-               "r"(SharedAddress(from)), "r"(bytes)
-               : "memory");
-}
-
-/// Adds the part of dq of every other step when its turn comes, so that one part can be on its way
-/// while the next is; by one thread.
-template <int kDim>
-__device__ void AddItems(const BackwardArgs& p, const BackwardMemory<kDim>& mem, int odd) {
-  constexpr int kBytes = BackwardSize<kDim>::kSumBytes;
-  int step = 0;
-  for (int item = 0;; ++item) {
-    WaitBarrier(mem.KeysFull(), item % 2);
-    const Item now = *mem.ItemOf();
-    Arrive(mem.KeysFree());
-    if (now.tile < 0) return;
-    int query = p.key_spans[now.tile].end;
-    for (int i = 0; i < now.count; ++i, ++step) {
-      Span span;
-      do {
-        span = p.spans[--query];
-      } while (!span.Holds(now.tile));
-      if (step % 2 != odd) continue;
-      const int64_t at = int64_t{query} * p.heads + now.head;
-      float* to = p.sums + at * (kBytes / 4);
-      const int rank = now.tile - span.begin;
-      WaitBarrier(mem.SumsFull(step), mem.Turn(step));
-      WaitTurn(p.turns + at, rank);
-      if (rank == 0) {
-        hopper::StoreBulk(to, mem.Sums(), kBytes);
-      } else {
-        AddBulk(to, mem.Sums(), kBytes);
-      }
-      hopper::CommitStores();
-      hopper::WaitStoresRead<0>();
-      Arrive(mem.SumsFree());
-      hopper::WaitStores();
-      GiveTurn(p.turns + at, rank + 1);
-    }
-  }
-}
 
 __device__ inline void SyncGroups() { asm volatile("bar.sync 1, 256;" ::: "memory"); }
 
@@ -194,37 +40,39 @@ struct Keys {
 
   /// d = rows A^T, of own rows of a tile of keys and all rows of a tile of queries.
   __device__ static void IssueScores(float (&d)[kScores], uint32_t own, uint32_t queries) {
+    const Operand<kKeyRows> a(own);
+    const Operand<kQueryRows> b(queries);
 #pragma unroll
     for (int step = 0; step < kDim / 16; ++step) {
-      Wgmma<false, false>(d, AlongRows<kKeyRows>(own, step), AlongRows<kQueryRows>(queries, step),
-                          step > 0);
+      Wgmma<false, false>(d, a.AlongRows(step), b.AlongRows(step), step > 0);
     }
     hopper::WgmmaCommit();
   }
   /// d (+)= weights A, summed over the rows of a tile of queries.
   __device__ static void IssueSums(float (&d)[kDim / 2], const uint32_t* weights, uint32_t queries,
                                    bool first) {
+    const Operand<kQueryRows> b(queries);
 #pragma unroll
     for (int step = 0; step < kQueryRows / 16; ++step) {
-      Wgmma<true>(d, weights + 4 * step, OverRows<kQueryRows>(queries, step), !first || step > 0);
+      Wgmma<true>(d, weights + 4 * step, b.OverRows(step), !first || step > 0);
     }
     hopper::WgmmaCommit();
   }
   /// A half of dQ = dS K: of the columns (D = 128) or the rows (D = 64).
   __device__ static void IssueQueries(float (&d)[32], uint32_t ds, uint32_t keys, int group) {
     constexpr int kPanel = kKeyRows * 128;
-    const uint32_t a = ds + (kDim == 64 ? static_cast<uint32_t>(group * kPanel) : 0);
-    const uint32_t b = keys + (kDim == 64 ? 0 : static_cast<uint32_t>(group * kPanel));
+    const Operand<kKeyRows> a(ds + (kDim == 64 ? static_cast<uint32_t>(group * kPanel) : 0));
+    const Operand<kKeyRows> b(keys + (kDim == 64 ? 0 : static_cast<uint32_t>(group * kPanel)));
 #pragma unroll
     for (int step = 0; step < kKeyRows / 16; ++step) {
-      Wgmma<true, true>(d, OverRows<kKeyRows>(a, step), OverRows<kKeyRows>(b, step), step > 0);
+      Wgmma<true, true>(d, a.OverRows(step), b.OverRows(step), step > 0);
     }
     hopper::WgmmaCommit();
   }
 
   /// Scores to weights; of pairs that don't meet to 0.
   __device__ void Weigh(float (&s)[kScores], const BackwardArgs& p, const float2* statistics,
-                        int masked_tile) const {
+                        const Place* places, bool all_meet) const {
     const int t = static_cast<int>(threadIdx.x) % 4;
 #pragma unroll
     for (int j = 0; j < kQueryRows / 8; ++j) {
@@ -234,8 +82,7 @@ struct Keys {
         s[4 * j + i] = hopper::Exp2(fmaf(s[4 * j + i], p.scale_log2, -(i % 2 ? two.z : two.x)));
       }
     }
-    if (masked_tile < 0) return;
-    const Place* places = p.queries.places + int64_t{masked_tile} * kQueryRows;
+    if (all_meet) return;
 #pragma unroll
     for (int j = 0; j < kQueryRows / 8; ++j) {
       const int4 two = *reinterpret_cast<const int4*>(places + 8 * j + 2 * t);
@@ -315,21 +162,22 @@ __device__ void ComputeItems(const BackwardArgs& p, const BackwardMemory<kDim>& 
   for (int item = 0;; ++item) {
     WaitBarrier(mem.KeysFull(), item % 2);
     const Item now = *mem.ItemOf();
-    if (now.tile < 0) return;
+    const int count = Uniform(now.count);
+    if (count == 0) return;
     Keys<kDim> rows;
     rows.Start(p, now.tile * kKeyRows + row);
-    for (int i = 0; i < now.count; ++i, ++step) {
+    for (int i = 0; i < count; ++i, ++step) {
       const uint32_t queries = SharedAddress(mem.Queries(step)), dy = SharedAddress(mem.Dy(step));
       float s[Keys<kDim>::kScores], dp[Keys<kDim>::kScores];
       WaitBarrier(mem.QueriesFull(step), mem.Turn(step));
-      const int masked = *mem.MaskedOf(step);
+      const bool all_meet = Uniform(*mem.AllMeetOf(step)) != 0;
       hopper::WgmmaFence();
       Keys<kDim>::IssueScores(s, keys + own, queries);
       WaitBarrier(mem.DyFull(step), mem.Turn(step));
       Keys<kDim>::IssueScores(dp, values + own, dy);
       hopper::WgmmaWait<1>();
       Pin(s);
-      rows.Weigh(s, p, mem.Statistics(step), masked);
+      rows.Weigh(s, p, mem.Statistics(step), mem.Places(step), all_meet);
       hopper::WgmmaWait<0>();
       Pin(dp);
       uint32_t weights[Keys<kDim>::kScores / 2], ds[Keys<kDim>::kScores / 2];
@@ -346,8 +194,8 @@ __device__ void ComputeItems(const BackwardArgs& p, const BackwardMemory<kDim>& 
       hopper::WgmmaWait<1>();
       Pin(dq);
       ArriveWarp(mem.DyFree(step));
-      WaitBarrier(mem.SumsFree(), (step + 1) % 2);
-      StoreSums(mem.Sums(), dq, group, thread);
+      WaitBarrier(mem.SumsFree(step), mem.LastSumsTurn(step));
+      StoreSums(mem.Sums(step), dq, group, thread);
       hopper::FenceProxy();
       ArriveWarp(mem.SumsFull(step));
       hopper::WgmmaWait<0>();
@@ -368,7 +216,7 @@ template <int kDim>
 __global__ void __launch_bounds__(kThreads, 1)
     GradientsOnHopper(const __grid_constant__ BackwardArgs p) {
 #ifdef ELA_HOPPER_CODE
-  extern __shared__ unsigned char memory[];
+  extern __shared__ __align__(1024) unsigned char memory[];
   const BackwardMemory<kDim> mem(memory);
   mem.Start();
   if (threadIdx.x < 128) {
@@ -377,7 +225,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (threadIdx.x == 32 || threadIdx.x == 64) AddItems<kDim>(p, mem, threadIdx.x == 64);
   } else {
     hopper::SetRegisters<232, 168>();
-    ComputeItems<kDim>(p, mem, static_cast<int>(threadIdx.x) / 128 - 1);
+    ComputeItems<kDim>(p, mem, Uniform(static_cast<int>(threadIdx.x) / 128 - 1));
   }
 #endif
 }

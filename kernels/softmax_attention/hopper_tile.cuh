@@ -13,24 +13,29 @@ namespace ela::kernels::cuda::softmax {
 
 #ifdef ELA_HOPPER_CODE
 
-/// An operand at a byte address, panels of `kRows` rows.
+/// A tile of `kRows` rows at a byte address, as products take it.
 template <int kRows>
-__device__ inline uint64_t OperandOf(uint32_t address) {
-  constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
-  constexpr uint64_t kStride = uint64_t{1024 >> 4} << 32;
-  constexpr uint64_t kLeading = uint64_t{kRows * 128 >> 4} << 16;
-  return kSwizzle128 | kStride | kLeading | ((address & 0x3ffffu) >> 4);
-}
-/// Step s of 16 columns: the tile's rows run along M or N of the product.
-template <int kRows>
-__device__ inline uint64_t AlongRows(uint32_t tile, int s) {
-  return OperandOf<kRows>(tile + static_cast<uint32_t>(s / 4 * kRows * 128 + s % 4 * 32));
-}
-/// Step s of 16 rows: the tile's rows are summed over.
-template <int kRows>
-__device__ inline uint64_t OverRows(uint32_t tile, int s) {
-  return OperandOf<kRows>(tile + static_cast<uint32_t>(s * 2048));
-}
+class Operand {
+ public:
+  __device__ explicit Operand(uint32_t address)
+      : low_(((address & 0x3ffffu) >> 4) | (kRows * 128 >> 4) << 16) {}
+  /// Step s of 16 columns: the tile's rows run along M or N of the product.
+  __device__ uint64_t AlongRows(int s) const { return At(s / 4 * kRows * 128 + s % 4 * 32); }
+  /// Step s of 16 rows: the tile's rows are summed over.
+  __device__ uint64_t OverRows(int s) const { return At(s * 2048); }
+
+ private:
+  // 8-row groups are 1024 bytes apart, 128-byte swizzle.
+  static constexpr uint64_t kHigh = uint64_t{1} << 62 | uint64_t{1024 >> 4} << 32;
+  // No carry: shared memory has less than 2^18 bytes.
+  __device__ uint64_t At(int bytes) const {
+    return kHigh | (low_ + static_cast<uint32_t>(bytes >> 4));
+  }
+  uint32_t low_;
+};
+
+/// The first lane's value, which all lanes have: in a register that a warp shares.
+__device__ inline int Uniform(int x) { return __shfl_sync(0xffffffffu, x, 0); }
 
 #define ELA_ACC8(d, i)                                                                        \
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
@@ -104,6 +109,13 @@ __device__ inline void LoadTile(const CUtensorMap* map, uint64_t* loaded, unsign
     hopper::LoadPanel(map, loaded, to + panel * kRows * 128, head * kDim + 64 * panel,
                       tile * kRows);
   }
+}
+
+/// Loads the places of a tile; by one thread.
+__device__ inline void LoadPlaces(const Tiles& tiles, uint64_t* loaded, Place* to, int tile) {
+  const int bytes = tiles.rows * static_cast<int>(sizeof(Place));
+  hopper::ExpectBytes(loaded, bytes);
+  hopper::LoadBulk(to, tiles.places + int64_t{tile} * tiles.rows, bytes, loaded);
 }
 
 __device__ inline bool Meet(Place query, int32_t key_document, int32_t key_position) {
