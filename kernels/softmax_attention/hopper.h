@@ -22,7 +22,7 @@ bool HopperApplies(std::initializer_list<Tensor> inputs, std::initializer_list<T
                    const SoftmaxAttentionConfig& config);
 
 /// SoftmaxAttentionForward of checked shapes with queries and keys. Scratch: 8 bytes a row of
-/// either side and 24 bytes a tile.
+/// either side in whole tiles, and at most 28 bytes a tile.
 void RunHopperForward(const Context& ctx, const Tensor& y, const Tensor& lse, const Tensor& q,
                       const Tensor& k, const Tensor& v, const RowPlaces& queries,
                       const RowPlaces& keys, const SoftmaxAttentionConfig& config);
@@ -31,8 +31,8 @@ struct HopperBackward {
   Tensor dq, dk, dv, dy, q, k, v, lse, delta;
 };
 
-/// SoftmaxAttentionBackward of checked shapes with queries and keys. Scratch: the same, 4 D + 12
-/// bytes a row and head of queries in whole tiles, and 12 bytes a tile of keys.
+/// SoftmaxAttentionBackward of checked shapes with queries and keys. Scratch: the same, 4 D + 8
+/// bytes a row and head of queries in whole tiles, and 4 bytes a tile and head.
 void RunHopperBackward(const Context& ctx, const HopperBackward& op, const RowPlaces& queries,
                        const RowPlaces& keys, const SoftmaxAttentionConfig& config);
 
