@@ -66,22 +66,25 @@ class Bench {
   const Context& ctx() const { return ctx_; }
   size_t scratch_bytes() const { return arena_.peak_bytes(); }
 
+  /// Of runs that follow one another on the device, as in a step: the host prepares them ahead.
   double MedianSeconds(const std::function<void()>& work) {
-    cudaEvent_t begin, end;
-    Check(cudaEventCreate(&begin));
-    Check(cudaEventCreate(&end));
-    std::vector<float> times;
+    cudaEvent_t begin[kRuns], end[kRuns];
     for (int run = -3; run < kRuns; ++run) {
-      Check(cudaEventRecord(begin, stream_));
+      if (run >= 0) {
+        Check(cudaEventCreate(&begin[run]));
+        Check(cudaEventCreate(&end[run]));
+        Check(cudaEventRecord(begin[run], stream_));
+      }
       work();
-      Check(cudaEventRecord(end, stream_));
-      Check(cudaEventSynchronize(end));
-      float ms = 0;
-      Check(cudaEventElapsedTime(&ms, begin, end));
-      if (run >= 0) times.push_back(ms);
+      if (run >= 0) Check(cudaEventRecord(end[run], stream_));
     }
-    Check(cudaEventDestroy(begin));
-    Check(cudaEventDestroy(end));
+    Check(cudaStreamSynchronize(stream_));
+    std::vector<float> times(kRuns);
+    for (int run = 0; run < kRuns; ++run) {
+      Check(cudaEventElapsedTime(&times[static_cast<size_t>(run)], begin[run], end[run]));
+      Check(cudaEventDestroy(begin[run]));
+      Check(cudaEventDestroy(end[run]));
+    }
     std::nth_element(times.begin(), times.begin() + kRuns / 2, times.end());
     return times[kRuns / 2] * 1e-3;
   }
