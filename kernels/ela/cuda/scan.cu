@@ -59,18 +59,23 @@ __global__ void Fold(const FoldParams p) {
   const int32_t to = p.reverse ? edges.first : edges.last;
   StateElement acc{kEmptyMax, 0.0f};
   if (p.before != nullptr && from >= 0) acc = read(p.before, from);
-  for (int i = 0; i < chain.count; ++i) {
-    const int slot = chain.first_slot + (p.reverse ? chain.count - 1 - i : i);
-    if (p.exclusive && i + 1 == chain.count) {  // in no prefix: may hold nothing yet
-      write(slot, acc);
-      break;
-    }
-    const StateElement tail = read(p.states, slot);
+  const auto slot_of = [&](int i) {
+    return chain.first_slot + (p.reverse ? chain.count - 1 - i : i);
+  };
+  // Of an exclusive fold the last segment is in no prefix: its slot may hold nothing yet.
+  const int count = p.exclusive ? chain.count - 1 : chain.count;
+  StateElement next{kEmptyMax, 0.0f};  // read a segment ahead
+  if (count > 0) next = read(p.states, slot_of(0));
+  for (int i = 0; i < count; ++i) {
+    const int slot = slot_of(i);
+    const StateElement tail = next;
+    if (i + 1 < count) next = read(p.states, slot_of(i + 1));
     __syncthreads();  // every thread has read the row's maximum
     if (p.exclusive) write(slot, acc);
     const float* state = p.states + (static_cast<int64_t>(slot) * p.heads + h) * l.size;
     acc = Combine(acc, tail, state[l.shift], p.exp_kernel);
   }
+  if (p.exclusive) write(slot_of(count), acc);
   if (p.exclusive) return;
   if (p.after != nullptr && to >= 0) acc = Combine(acc, read(p.after, to), 0.0f, p.exp_kernel);
   __syncthreads();
