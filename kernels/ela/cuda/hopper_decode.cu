@@ -4,6 +4,7 @@
 // A block takes states in turn through a ring of slots in shared memory: while it works on one, the
 // copy engine loads the next ones and stores the one before, so reads and writes never wait for
 // arithmetic. A slot holds the head's whole state, as it lies in memory, and its rows of q, k, v.
+// It comes and goes in parts: rows of S, each stored as soon as it is done, and replaced at once.
 #include "kernels/hopper.cuh"
 #include "kernels/ela/cuda/hopper.h"
 #include "kernels/ela/cuda/portable.h"
@@ -27,8 +28,11 @@ struct DecodeSize {
   static constexpr int kThreads = kGroups * kDim / 4;
   static constexpr int kState = kDim * kDim + 2 * kDim + 4;  // floats, with the padding
   static constexpr int kRowBytes = 2 * kDim;
-  static constexpr int kLoaded = 4 * kState + 3 * kRowBytes;
-  static constexpr int kSlot = (kLoaded + 127) / 128 * 128;
+  static constexpr int kParts = kDim == 128 ? 4 : 1;
+  static constexpr int kPartRows = kDim / kParts;
+  static constexpr int kPart = 4 * kPartRows * kDim;  // bytes of S
+  static constexpr int kTail = 4 * (2 * kDim + 4);    // of what follows S
+  static constexpr int kSlot = (4 * kState + 3 * kRowBytes + 127) / 128 * 128 + 128;
   static constexpr int kBytes = kSlots * kSlot;
   static constexpr int kBlocks = kDim == 128 ? 1 : 4;  // of a multiprocessor, by shared memory
 };
@@ -38,7 +42,7 @@ struct DecodeShared {
   float4 weights[kDim];  // of a feature: what its row shrinks by, the key's, the query's
   float part[kGroups][kDim];
   float top[kDim / 32], den[kDim / 32];
-  uint64_t loaded[kSlots];
+  uint64_t loaded[kSlots][DecodeSize<kDim>::kParts];  // the first one with the tail and the rows
 };
 static_assert(DecodeSize<128>::kBytes + sizeof(DecodeShared<128>) <= 227 * 1024);
 static_assert(4 * (DecodeSize<64>::kBytes + sizeof(DecodeShared<64>) + 1024) <= 228 * 1024);
@@ -65,19 +69,46 @@ __device__ __nv_bfloat16* RowOf(const RowsView& x, int64_t b, int head) {
   return static_cast<__nv_bfloat16*>(x.data) + b * x.stride + head * kDim;
 }
 
-/// Starts loading a state and its rows; by one thread.
+/// Where in its slot a state lies: as in memory to a line of 128 bytes, so that lines are copied
+/// whole.
 template <int kDim>
-__device__ void LoadSlot(const DecodeArgs& p, unsigned char* slot, uint64_t* loaded, int64_t item) {
+__device__ unsigned char* StateIn(const DecodeArgs& p, unsigned char* slot, int64_t item) {
+  return slot + reinterpret_cast<uintptr_t>(p.states + item * DecodeSize<kDim>::kState) % 128;
+}
+
+/// Starts loading a part of a state, the first one with the tail and the rows; by one thread.
+template <int kDim>
+__device__ void LoadPart(const DecodeArgs& p, unsigned char* slot, uint64_t* loaded, int64_t item,
+                         int part) {
   using Size = DecodeSize<kDim>;
-  const int64_t b = item / p.heads;
-  const int head = static_cast<int>(item % p.heads);
-  unsigned char* rows = slot + 4 * Size::kState;
-  hopper::ExpectBytes(loaded, Size::kLoaded);
-  hopper::LoadBulk(slot, p.states + item * Size::kState, 4 * Size::kState, loaded);
-  for (const RowsView* x : {&p.q, &p.k, &p.v}) {
-    hopper::LoadBulk(rows, RowOf<kDim>(*x, b, head), Size::kRowBytes, loaded);
-    rows += Size::kRowBytes;
+  slot = StateIn<kDim>(p, slot, item);
+  const float* state = p.states + item * Size::kState;
+  hopper::ExpectBytes(loaded, Size::kPart + (part == 0 ? Size::kTail + 3 * Size::kRowBytes : 0));
+  if (part == 0) {
+    const int64_t b = item / p.heads;
+    const int head = static_cast<int>(item % p.heads);
+    unsigned char* rows = slot + 4 * Size::kState;
+    hopper::LoadBulk(rows - Size::kTail, state + kDim * kDim, Size::kTail, loaded);
+    for (const RowsView* x : {&p.q, &p.k, &p.v}) {
+      hopper::LoadBulk(rows, RowOf<kDim>(*x, b, head), Size::kRowBytes, loaded);
+      rows += Size::kRowBytes;
+    }
   }
+  hopper::LoadBulk(slot + part * Size::kPart, state + part * (Size::kPart / 4), Size::kPart,
+                   loaded);
+}
+
+/// Starts storing a part of a state, the first one with the tail; by one thread.
+template <int kDim>
+__device__ void StorePart(const DecodeArgs& p, const unsigned char* slot, int64_t item, int part) {
+  using Size = DecodeSize<kDim>;
+  float* state = p.states + item * Size::kState;
+  if (part == 0) {
+    const int at = 4 * Size::kState - Size::kTail;
+    hopper::StoreBulk(state + kDim * kDim, slot + at, Size::kTail);
+  }
+  hopper::StoreBulk(state + part * (Size::kPart / 4), slot + part * Size::kPart, Size::kPart);
+  hopper::CommitStores();
 }
 
 /// Gauge, normaliser and weights of the features, one a thread: the first kDim threads.
@@ -115,18 +146,20 @@ __device__ void StepFeatures(float* state, const __nv_bfloat16* rows, float deca
   __syncthreads();
 }
 
-/// Takes the token into the state, and reads it out in `part`.
+/// Takes the token into a part of the state, and adds what it reads out to `sum`.
 template <int kDim>
-__device__ void StepRows(float* state, const __nv_bfloat16* value, DecodeShared<kDim>* sh) {
+__device__ void StepRows(float* state, int part, const __nv_bfloat16* value,
+                         const DecodeShared<kDim>& sh, float (&sum)[4]) {
+  constexpr int kRows = DecodeSize<kDim>::kPartRows;
   const int group = static_cast<int>(threadIdx.x) / (kDim / 4);
   const int column = static_cast<int>(threadIdx.x) % (kDim / 4) * 4;
-  float v[4], sum[4] = {};
+  float v[4];
 #pragma unroll
   for (int j = 0; j < 4; ++j) v[j] = __bfloat162float(value[column + j]);
 #pragma unroll
-  for (int f = group; f < kDim; f += kGroups) {
+  for (int f = part * kRows + group; f < (part + 1) * kRows; f += kGroups) {
     float4* at = reinterpret_cast<float4*>(state + f * kDim + column);
-    const float4 w = sh->weights[f], loaded = *at;
+    const float4 w = sh.weights[f], loaded = *at;
     float x[4] = {loaded.x, loaded.y, loaded.z, loaded.w};
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
@@ -135,8 +168,6 @@ __device__ void StepRows(float* state, const __nv_bfloat16* value, DecodeShared<
     }
     *at = make_float4(x[0], x[1], x[2], x[3]);
   }
-  *reinterpret_cast<float4*>(&sh->part[group][column]) =
-      make_float4(sum[0], sum[1], sum[2], sum[3]);
 }
 
 #endif  // ELA_HOPPER_CODE
@@ -149,32 +180,44 @@ __global__ void __launch_bounds__(DecodeSize<kDim>::kThreads, DecodeSize<kDim>::
   extern __shared__ __align__(128) unsigned char slots[];
   __shared__ DecodeShared<kDim> sh;
   const int thread = static_cast<int>(threadIdx.x);
-  const auto load = [&](int64_t n) {  // the block's n-th state
+  const auto load = [&](int64_t n, int part) {  // of the block's n-th state
     const int64_t item = blockIdx.x + n * gridDim.x;
     if (item >= p.count) return;
-    LoadSlot<kDim>(p, slots + n % kSlots * Size::kSlot, &sh.loaded[n % kSlots], item);
+    LoadPart<kDim>(p, slots + n % kSlots * Size::kSlot, &sh.loaded[n % kSlots][part], item, part);
   };
   if (thread == 0) {
-    for (uint64_t& barrier : sh.loaded) hopper::InitBarrier(&barrier, 1);
+    for (auto& barriers : sh.loaded) {
+      for (uint64_t& barrier : barriers) hopper::InitBarrier(&barrier, 1);
+    }
     hopper::FenceProxy();
-    for (int n = 0; n < kSlots; ++n) load(n);
+    for (int n = 0; n < kSlots; ++n) {
+      for (int part = 0; part < Size::kParts; ++part) load(n, part);
+    }
   }
   __syncthreads();
   int64_t n = 0;
   for (int64_t item = blockIdx.x; item < p.count; item += gridDim.x, ++n) {
     const int slot = static_cast<int>(n % kSlots), head = static_cast<int>(item % p.heads);
-    auto* state = reinterpret_cast<float*>(slots + slot * Size::kSlot);
+    const auto parity = static_cast<int>(n / kSlots % 2);
+    unsigned char* const memory = StateIn<kDim>(p, slots + slot * Size::kSlot, item);
+    auto* state = reinterpret_cast<float*>(memory);
     const auto* rows = reinterpret_cast<const __nv_bfloat16*>(state + Size::kState);
-    hopper::WaitBarrier(&sh.loaded[slot], static_cast<int>(n / kSlots % 2));
-    StepFeatures<kDim>(state, rows, p.decay[head], &sh);
-    StepRows<kDim>(state, rows + 2 * kDim, &sh);
-    hopper::FenceProxy();
-    __syncthreads();
-    if (thread == 0) {
-      hopper::StoreBulk(p.states + item * Size::kState, state, 4 * Size::kState);
-      hopper::CommitStores();
-      hopper::WaitStoresRead<1>();  // the state before has left its slot
-      if (n > 0) load(n + kSlots - 1);
+    float sum[4] = {};
+    for (int part = 0; part < Size::kParts; ++part) {
+      hopper::WaitBarrier(&sh.loaded[slot][part], parity);
+      if (part == 0) StepFeatures<kDim>(state, rows, p.decay[head], &sh);
+      StepRows<kDim>(state, part, rows + 2 * kDim, sh, sum);
+      if (part == Size::kParts - 1) {
+        *reinterpret_cast<float4*>(&sh.part[thread / (kDim / 4)][thread % (kDim / 4) * 4]) =
+            make_float4(sum[0], sum[1], sum[2], sum[3]);
+      }
+      hopper::FenceProxy();
+      __syncthreads();
+      if (thread != 0) continue;
+      StorePart<kDim>(p, memory, item, part);
+      hopper::WaitStoresRead<Size::kParts>();  // the same part of the state before has left its
+                                               // slot
+      if (n > 0) load(n + kSlots - 1, part);
     }
     if (thread < kDim) {
       float sum = 0.0f, den = 0.0f;
