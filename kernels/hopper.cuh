@@ -16,6 +16,7 @@ namespace ela::kernels::cuda::hopper {
 
 inline constexpr int kTileRows = 64;
 inline constexpr int kPanelBytes = kTileRows * 128;
+inline constexpr int kNarrowBytes = 8 * 128;  // of a tile of 8 rows
 
 #ifdef __CUDACC__
 
@@ -49,9 +50,22 @@ __device__ inline uint32_t Saturate2(uint32_t pair) {
   return pair;
 }
 
+/// The larger elements; of a number and NaN the number.
+__device__ inline uint32_t Max2(uint32_t a, uint32_t b) {
+  asm("max.bf16x2 %0, %0, %1;" : "+r"(a) : "r"(b));
+  return a;
+}
+
 __device__ inline float Exp2(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+/// 1 / x to 1 ulp; 0 where x is beyond 2^126.
+__device__ inline float Reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
 
@@ -113,6 +127,17 @@ __device__ inline void StoreBulk(void* to, const void* from, int bytes) {
                "r"(SharedAddress(from)), "r"(bytes)
                : "memory");
 }
+/// A float, or 0; done where ArriveOnCopies says.
+__device__ inline void CopyFloat(float* to, const float* from, bool live) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(SharedAddress(to)),
+               "l"(__cvta_generic_to_global(from)), "r"(live ? 4 : 0)
+               : "memory");
+}
+/// One of the barrier's arrivals, once this thread's copies of floats are done.
+__device__ inline void ArriveOnCopies(uint64_t* barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(SharedAddress(barrier))
+               : "memory");
+}
 /// Ends a group of this thread's stores.
 __device__ inline void CommitStores() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 /// Until all but the last kPending groups have left shared memory.
@@ -131,18 +156,25 @@ __device__ inline void WarpgroupBarrier(int id) {
   asm volatile("bar.sync %0, 128;" ::"r"(id) : "memory");
 }
 
+/// Of several warpgroups.
+template <int kWarpgroups>
+__device__ void GroupBarrier(int id) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(128 * kWarpgroups) : "memory");
+}
+
 /// The same, and whether `p` holds for any thread.
-__device__ inline bool WarpgroupAny(int id, bool p) {
+template <int kWarpgroups>
+__device__ inline bool GroupAny(int id, bool p) {
   int any;
   asm volatile(
       "{\n"
       ".reg .pred in, out;\n"
       "setp.ne.b32 in, %2, 0;\n"
-      "bar.red.or.pred out, %1, 128, in;\n"
+      "bar.red.or.pred out, %1, %3, in;\n"
       "selp.b32 %0, 1, 0, out;\n"
       "}\n"
       : "=r"(any)
-      : "r"(id), "r"(static_cast<int>(p))
+      : "r"(id), "r"(static_cast<int>(p)), "n"(128 * kWarpgroups)
       : "memory");
   return any != 0;
 }
@@ -166,20 +198,25 @@ __device__ inline void WgmmaWait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
-/// Operand in shared memory, at a byte address: 8-row groups are 1024 bytes apart either way.
-__device__ inline uint64_t Operand(uint32_t address) {
-  constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
-  constexpr uint64_t kStride = uint64_t{1024 >> 4} << 32;
-  constexpr uint64_t kLeading = uint64_t{kPanelBytes >> 4} << 16;
-  return kSwizzle128 | kStride | kLeading | ((address & 0x3ffffu) >> 4);
+/// Operand in shared memory, at a byte address: 8-row groups are 1024 bytes apart either way. Only
+/// the lower half of its descriptor: the upper one is the same for all.
+__device__ inline uint32_t Operand(uint32_t address) {
+  return (address >> 4) | uint32_t{kPanelBytes >> 4} << 16;
 }
 /// Step s of 16 along the summed dimension.
-__device__ inline uint64_t KMajor(uint32_t tile, int s) {
-  return Operand(tile + static_cast<uint32_t>(s / 4 * kPanelBytes + s % 4 * 32));
+__device__ inline uint32_t KMajor(uint32_t tile, int s) {
+  return Operand(tile) + static_cast<uint32_t>(s / 4 * (kPanelBytes / 16) + s % 4 * (32 / 16));
 }
-__device__ inline uint64_t MnMajor(uint32_t panel, int s) {
-  return Operand(panel + static_cast<uint32_t>(s * 2048));
+__device__ inline uint32_t MnMajor(uint32_t panel, int s) {
+  return Operand(panel) + static_cast<uint32_t>(s * (2048 / 16));
 }
+/// The same step of a B of 8 rows: tiles of [8][64], 1024 bytes each.
+__device__ inline uint32_t Narrow(uint32_t tile, int s) {
+  return Operand(tile) + static_cast<uint32_t>(s / 4 * (kNarrowBytes / 16) + s % 4 * (32 / 16));
+}
+
+// Upper half: a swizzle of 128 bytes, groups 1024 bytes apart.
+#define ELA_DESCRIPTOR(to, lower) "mov.b64 " to ", {" lower ", 0x40000040};\n"
 
 #define ELA_ACC(d)                                                                                \
   "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), \
@@ -193,43 +230,73 @@ __device__ inline uint64_t MnMajor(uint32_t panel, int s) {
 
 /// d [64][64] = (accumulate ? d : 0) + A B, one step; both operands in shared memory.
 template <bool kTransposeA, bool kTransposeB>
-__device__ inline void WgmmaShared(float (&d)[32], uint64_t a, uint64_t b, bool accumulate) {
+__device__ inline void WgmmaShared(float (&d)[32], uint32_t a, uint32_t b, bool accumulate) {
   asm volatile(
       "{\n"
       ".reg .pred p;\n"
-      "setp.ne.b32 p, %34, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " ELA_ACC_LIST
-      ", %32, %33, p, 1, 1, %35, %36;\n"
-      "}\n"
+      ".reg .b64 a, b;\n"
+      "setp.ne.b32 p, %34, 0;\n" ELA_DESCRIPTOR("a", "%32") ELA_DESCRIPTOR(
+          "b", "%33") "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " ELA_ACC_LIST
+                      ", a, b, p, 1, 1, %35, %36;\n"
+                      "}\n"
       : ELA_ACC(d)
-      : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)), "n"(kTransposeA ? 1 : 0),
+      : "r"(a), "r"(b), "r"(static_cast<int>(accumulate)), "n"(kTransposeA ? 1 : 0),
         "n"(kTransposeB ? 1 : 0));
 }
 
 /// The same with A in registers.
 template <bool kTransposeB>
-__device__ inline void WgmmaRegisters(float (&d)[32], const uint32_t* a, uint64_t b,
+__device__ inline void WgmmaRegisters(float (&d)[32], const uint32_t* a, uint32_t b,
                                       bool accumulate) {
   asm volatile(
       "{\n"
       ".reg .pred p;\n"
-      "setp.ne.b32 p, %37, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " ELA_ACC_LIST
-      ", {%32, %33, %34, %35}, %36, p, 1, 1, %38;\n"
-      "}\n"
+      ".reg .b64 b;\n"
+      "setp.ne.b32 p, %37, 0;\n" ELA_DESCRIPTOR(
+          "b", "%36") "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " ELA_ACC_LIST
+                      ", {%32, %33, %34, %35}, b, p, 1, 1, %38;\n"
+                      "}\n"
       : ELA_ACC(d)
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(accumulate)),
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b), "r"(static_cast<int>(accumulate)),
         "n"(kTransposeB ? 1 : 0));
+}
+
+/// d [64][8] = (accumulate ? d : 0) + A B, one step, A in registers: thread t of a quad holds
+/// columns 2 t and 2 t + 1 of rows lane / 4 and 8 more. B is K-major.
+__device__ inline void WgmmaNarrow(float (&d)[4], const uint32_t* a, uint32_t b, bool accumulate) {
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      ".reg .b64 b;\n"
+      "setp.ne.b32 p, %9, 0;\n" ELA_DESCRIPTOR("b", "%8")
+      "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%0, %1, %2, %3}, "
+      "{%4, %5, %6, %7}, b, p, 1, 1, 0;\n"
+      "}\n"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b), "r"(static_cast<int>(accumulate)));
+}
+/// Where this lane's part of A fragments of rows 16 warp .. of a tile begins: step s is at
+/// FragmentStep(it, s).
+__device__ inline uint32_t FragmentAddress(uint32_t tile, int warp) {
+  const unsigned lane = threadIdx.x % 32u;
+  const unsigned row = 16u * static_cast<unsigned>(warp) + lane % 16u;
+  return tile + row * 128u + (((row & 7u) ^ (lane / 16u)) << 4);
+}
+__device__ inline uint32_t FragmentStep(uint32_t first, int s) {
+  return (first ^ static_cast<uint32_t>(s % 4 * 32)) + static_cast<uint32_t>(s / 4 * kPanelBytes);
 }
 
 /// The A fragment of step s of rows 16 warp .. of a tile.
 __device__ inline void LoadFragment(uint32_t (&a)[4], uint32_t tile, int warp, int s) {
-  const int lane = static_cast<int>(threadIdx.x) % 32, matrix = lane / 8;
-  const int row = 16 * warp + matrix % 2 * 8 + lane % 8;
-  const uint32_t at = tile + static_cast<uint32_t>(ChunkOffset(row, 2 * s + matrix / 2));
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
-               : "r"(at)
+               : "r"(FragmentStep(FragmentAddress(tile, warp), s))
+               : "memory");
+}
+__device__ inline void StoreFragment(uint32_t tile, int warp, int s, const uint32_t (&a)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
+                   FragmentStep(FragmentAddress(tile, warp), s)),
+               "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3])
                : "memory");
 }
 
@@ -243,14 +310,19 @@ __device__ inline uint32_t LoadShared(uint32_t at) {
   return x;
 }
 
-/// An accumulator [64][64], rounded to bf16, into a panel. `rows` of this thread: 16 warp + lane/4.
-__device__ inline void StorePanel(uint32_t panel, int row, const float (&d)[32]) {
-  const int t = static_cast<int>(threadIdx.x) % 4;
+/// Step s of an accumulator [64][64] as an A fragment, rounded to bf16.
+__device__ inline void PackFragment(const float (&d)[32], int s, uint32_t (&a)[4]) {
 #pragma unroll
-  for (int j = 0; j < 8; ++j) {
-    const uint32_t at = panel + static_cast<uint32_t>(row * 128 + ((j ^ (row & 7)) << 4) + 4 * t);
-    StoreShared(at, Pack(d[4 * j], d[4 * j + 1]));
-    StoreShared(at + 8 * 128, Pack(d[4 * j + 2], d[4 * j + 3]));
+  for (int i = 0; i < 4; ++i) a[i] = Pack(d[8 * s + 2 * i], d[8 * s + 2 * i + 1]);
+}
+
+/// An accumulator [64][64], rounded to bf16, into a panel.
+__device__ inline void StorePanel(uint32_t panel, int warp, const float (&d)[32]) {
+#pragma unroll
+  for (int s = 0; s < 4; ++s) {
+    uint32_t a[4];
+    PackFragment(d, s, a);
+    StoreFragment(panel, warp, s, a);
   }
 }
 

@@ -76,14 +76,15 @@ __device__ inline void Wgmma(float (&d)[64], const uint32_t* a, uint64_t b, bool
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(accumulate)),
         "n"(kTransposeB ? 1 : 0));
 }
-/// The same for d [64][64].
+/// The same for d [64][64], whose products take the lower half of a descriptor.
 template <bool kTransposeA, bool kTransposeB>
 __device__ inline void Wgmma(float (&d)[32], uint64_t a, uint64_t b, bool accumulate) {
-  hopper::WgmmaShared<kTransposeA, kTransposeB>(d, a, b, accumulate);
+  hopper::WgmmaShared<kTransposeA, kTransposeB>(d, static_cast<uint32_t>(a),
+                                                static_cast<uint32_t>(b), accumulate);
 }
 template <bool kTransposeB>
 __device__ inline void Wgmma(float (&d)[32], const uint32_t* a, uint64_t b, bool accumulate) {
-  hopper::WgmmaRegisters<kTransposeB>(d, a, b, accumulate);
+  hopper::WgmmaRegisters<kTransposeB>(d, a, static_cast<uint32_t>(b), accumulate);
 }
 
 /// Keeps what reads d after this call from moving before it, or what wrote d from moving after.

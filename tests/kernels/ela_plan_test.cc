@@ -74,6 +74,13 @@ TEST(ElaPlan, BidirectionalScansMakeEverySpanAChain) {
   ExpectCovers(plan, spans, 64);
 }
 
+TEST(ElaPlan, ReadersFillTheCardInOneWave) {
+  EXPECT_EQ(PartsOfItem(128, 264), 2);
+  EXPECT_EQ(PartsOfItem(264, 264), 1);
+  EXPECT_EQ(PartsOfItem(1000, 264), 1);
+  EXPECT_EQ(PartsOfItem(0, 264), 264) << "no items: nothing is launched";
+}
+
 TEST(ElaPlan, NoRowsNeedNoWork) {
   EXPECT_TRUE(PlanScan(SpansOf({0, 0}, {0, 1}), {}, ShapeOf(4, 132)).items.empty());
 }

@@ -35,6 +35,7 @@ hopper::WalkArgs WalkOf(const DevicePlan& plan, float* states, const ElaConfig& 
   walk.edge_states = nullptr;
   walk.slow_chunks = SlowPathCounter();
   walk.heads = static_cast<int>(config.num_heads);
+  walk.decays = !config.log_decay.empty();
   return walk;
 }
 
@@ -111,6 +112,9 @@ void RunHopperForward(const Context& ctx, const HopperForward& op, const ElaConf
   args.y = op.y.data();
   args.y_stride = op.y.stride();
   args.lse = op.lse.as<float>();
+  args.read_parts = static_cast<int>(
+      PartsOfItem(scan.plan.num_items * config.num_heads,
+                  NumMultiprocessors(ctx) * hopper::kReadBlocks / PanelsOf(config)));
   hopper::LaunchForward(StreamOf(ctx), PanelsOf(config), args, config.causal);
 }
 

@@ -1,7 +1,7 @@
 // What a warpgroup does with accumulators, and the shared memory of blocks that only read a state.
 #pragma once
 
-#include "kernels/ela/cuda/hopper_scan.cuh"
+#include "kernels/ela/cuda/hopper_weigh.cuh"
 
 namespace ela::kernels::cuda::hopper {
 
@@ -10,10 +10,11 @@ template <int kPanels, int kTiles>
 struct MemorySize {
   static constexpr int kTile = kPanels * kPanelBytes;
   static constexpr int kStages = 2;
-  static constexpr int kState = kStages * kTiles * kTile;  // a copy of S
-  static constexpr int kGauges = kState + kPanels * kTile;
-  static constexpr int kRows = kGauges + 3 * 64 * kPanels * 4;  // two arrays of 64
-  static constexpr int kBarriers = kRows + 2 * kTileRows * 4;
+  static constexpr int kState = kStages * kTiles * kTile;   // a copy of S
+  static constexpr int kHalves = kState + kPanels * kTile;  // of the normaliser
+  static constexpr int kGauges = kHalves + kPanels * kNarrowBytes;
+  static constexpr int kRows = kGauges + 3 * 64 * kPanels * 4;  // four arrays of 64
+  static constexpr int kBarriers = kRows + 4 * kTileRows * 4;
   static constexpr int kEnd = kBarriers + 64;
   static constexpr int kBytes = kEnd + 1024;  // to align
 };
@@ -39,8 +40,9 @@ struct Memory : MemorySize<kPanels, kTiles> {
   }
   __device__ Gauges BlockGauges() const {
     float* at = reinterpret_cast<float*>(base + Size::kGauges);
-    return {at, at + 64 * kPanels, at + 2 * 64 * kPanels};
+    return {at, at + 64 * kPanels, at + 2 * 64 * kPanels, nullptr};
   }
+  __device__ unsigned char* Halves() const { return base + Size::kHalves; }
   __device__ float* RowValues(int i) const {
     return reinterpret_cast<float*>(base + Size::kRows) + i * kTileRows;
   }
@@ -50,12 +52,22 @@ struct Memory : MemorySize<kPanels, kTiles> {
 
   __device__ void Start() const {
     if (threadIdx.x == 0) {
-      for (int i = 0; i < kStages; ++i) InitBarrier(Barrier(i), 1);
+      for (int i = 0; i < kStages * kPanels; ++i) InitBarrier(Barrier(i), 1);
       FenceProxy();
     }
     __syncthreads();
   }
-  /// Rows from `row` of a head's tiles into a stage; by one thread.
+  /// Rows from `row` of a head's tile into one of a stage; by one thread, as Load is.
+  __device__ void LoadTile(const CUtensorMap* map, uint64_t* loaded, int stage, int tile, int head,
+                           int64_t row) const {
+    ExpectBytes(loaded, kTile);
+#pragma unroll
+    for (int panel = 0; panel < kPanels; ++panel) {
+      LoadPanel(map, loaded, Tile(stage, tile) + panel * kPanelBytes, 64 * (kPanels * head + panel),
+                static_cast<int>(row));
+    }
+  }
+  /// Rows from `row` of a head's tiles into a stage.
   __device__ void Load(int stage, const CUtensorMap* const (&maps)[kTiles], int head,
                        int64_t row) const {
     ExpectBytes(Barrier(stage), kTiles * kTile);
@@ -76,6 +88,11 @@ struct Memory : MemorySize<kPanels, kTiles> {
 /// Named barrier of a carrier, and of all of them.
 __device__ inline int CarrierBarrier(int carrier) { return kWeigherBarrier + 1 + carrier; }
 inline constexpr int kCarriersBarrier = kWeigherBarrier + 3;
+
+/// The thread's warpgroup; from one lane, so that what depends on it is compiled as uniform.
+__device__ inline int Role() {
+  return __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x / 128u), 0);
+}
 
 struct Place {
   int warpgroup, warp, row, t;  // this thread's first row in an accumulator, and lane % 4
@@ -106,6 +123,12 @@ __device__ void LoadGauges(const float* state, const StateLayout& l, const Gauge
   }
 }
 
+/// x over the four lanes that share an accumulator's rows.
+__device__ inline float QuadSum(float x) {
+  x += __shfl_xor_sync(0xffffffffu, x, 1);
+  return x + __shfl_xor_sync(0xffffffffu, x, 2);
+}
+
 /// Scales a thread's two rows of an accumulator.
 __device__ inline void ScaleRows(float low, float high, float (&s)[32]) {
 #pragma unroll
@@ -134,29 +157,64 @@ __device__ inline void UpdatePanel(uint32_t weights, uint32_t values, float (&u)
   }
 }
 
-/// Scores of what earlier rows (columns) give to later ones into a panel; den, if there is one,
-/// takes in their sums.
-__device__ inline void StoreLower(uint32_t panel, const Place& at, const float (&score)[32],
-                                  float (&den)[2]) {
+__device__ inline void AddPanel(float (&s)[32], const float (&u)[32]) {
 #pragma unroll
-  for (int j = 0; j < 8; ++j) {
+  for (int j = 0; j < 32; ++j) s[j] += u[j];
+}
+
+/// s[i] += weights^T values over the rows of a chunk, for panels pitches apart, through u, in which
+/// UpdatePanel has started the first.
+template <int kPanels>
+__device__ void AddUpdates(uint32_t weights, uint32_t weights_pitch, uint32_t values,
+                           uint32_t values_pitch, float (&u)[32], float (&s)[kPanels][32]) {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int row = at.row + 8 * i, column = 8 * j + 2 * at.t;
-      const uint32_t pair = Pack(column <= row ? score[4 * j + 2 * i] : 0.0f,
-                                 column + 1 <= row ? score[4 * j + 2 * i + 1] : 0.0f);
-      const float2 two = Unpack(pair);
-      den[i] += two.x + two.y;
-      StoreShared(panel + static_cast<uint32_t>(ChunkOffset(row, j) + 4 * at.t), pair);
-    }
+  for (int i = 0; i < kPanels; ++i) {
+    WgmmaWait<0>();
+    AddPanel(s[i], u);
+    if (i + 1 == kPanels) break;
+    weights += weights_pitch;
+    values += values_pitch;
+    WgmmaFence();
+    UpdatePanel(weights, values, u);
+    WgmmaCommit();
   }
 }
+
+/// What of an accumulator [64][64] lies on the diagonal and below (kUpper: above) it, as masks of
+/// its pairs.
+template <bool kUpper>
+struct TriangleMask {
+  uint32_t masks[9];
+
+  __device__ explicit TriangleMask(const Place& at) {
+    // In blocks of 8 x 8 only those on the diagonal have parts. The thread's rows are in blocks
+    // 2 warp + i; what counts is by how many blocks of columns block j is further: k - 1 - 2 warp.
+    const int off = static_cast<int>(threadIdx.x % 32u / 4u) - 2 * at.t;
+    const uint32_t low = kUpper ? off <= 0 : off >= 0, high = kUpper ? off <= 1 : off >= 1;
+    const uint32_t diagonal = low * 0xffffu | high * 0xffff0000u;
+#pragma unroll
+    for (int k = 0; k < 9; ++k) {
+      const int further = k - 1 - 2 * at.warp;
+      masks[k] = further == 0 ? diagonal : (further > 0) == kUpper ? 0xffffffffu : 0u;
+    }
+  }
+  /// Applies it to step s of the accumulator's fragments.
+  __device__ void operator()(int s, uint32_t (&a)[4]) const {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) a[i] &= masks[2 * s + i / 2 - i % 2 + 1];
+  }
+};
 
 /// Weights of the window's rows, in A fragments, over what they were made from.
 template <int kPanels>
 __device__ void StoreFragments(uint32_t tile, const Place& at, const Window& window,
                                const uint32_t (&a)[4 * kPanels][4]) {
   __syncwarp();  // other lanes load what this one overwrites
+  if (window.begin == 0 && window.end == kTileRows) {
+#pragma unroll
+    for (int s = 0; s < 4 * kPanels; ++s) StoreFragment(tile, at.warp, s, a[s]);
+    return;
+  }
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const int row = at.row + 8 * i;
@@ -172,47 +230,24 @@ __device__ void StoreFragments(uint32_t tile, const Place& at, const Window& win
   }
 }
 
-/// What lane t of a quad holds for its quad's lanes 0..3 becomes what they hold for it.
-__device__ inline void TransposeQuad(int t, uint32_t (&w)[4]) {
-  const bool odd = (t & 1) != 0, high = (t & 2) != 0;
-#pragma unroll
-  for (int i = 0; i < 4; i += 2) {
-    const uint32_t got = __shfl_xor_sync(0xffffffffu, odd ? w[i] : w[i + 1], 1);
-    w[i] = odd ? got : w[i];
-    w[i + 1] = odd ? w[i + 1] : got;
-  }
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const uint32_t got = __shfl_xor_sync(0xffffffffu, high ? w[i] : w[i + 2], 2);
-    w[i] = high ? got : w[i];
-    w[i + 2] = high ? w[i + 2] : got;
-  }
-}
-
-/// The window's rows of an accumulator, rounded to bf16, to 64 columns of global rows.
+/// The window's rows of an accumulator, rounded to bf16, to 64 columns of global rows. Lanes
+/// exchange pairs so that a quad writes 32 bytes at once.
 __device__ inline void WriteAccumulator(const Place& at, const Window& window, __nv_bfloat16* to,
                                         int64_t stride, const float (&d)[32]) {
+  const bool odd = at.t % 2 != 0;
+  __nv_bfloat16* const first = to + at.row * stride + 8 * (at.t % 2) + 4 * (at.t / 2);
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    const int row = at.row + 8 * i;
 #pragma unroll
-    for (int j = 0; j < 8; j += 4) {
-      uint32_t w[4];
-#pragma unroll
-      for (int c = 0; c < 4; ++c) {
-        w[c] = Pack(d[4 * (j + c) + 2 * i], d[4 * (j + c) + 2 * i + 1]);
-      }
-      TransposeQuad(at.t, w);
-      if (!window.Holds(row)) continue;
-      *reinterpret_cast<uint4*>(to + row * stride + (j + at.t) * 8) =
-          make_uint4(w[0], w[1], w[2], w[3]);
+    for (int j = 0; j < 8; j += 2) {
+      const uint32_t low = Pack(d[4 * j + 2 * i], d[4 * j + 2 * i + 1]);
+      const uint32_t high = Pack(d[4 * j + 4 + 2 * i], d[4 * j + 5 + 2 * i]);
+      const uint32_t got = __shfl_xor_sync(0xffffffffu, odd ? low : high, 1);
+      if (!window.Holds(at.row + 8 * i)) continue;
+      *reinterpret_cast<uint2*>(first + 8 * i * stride + 8 * j) =
+          odd ? make_uint2(got, high) : make_uint2(low, got);
     }
   }
-}
-
-__device__ inline void AddPanel(float (&s)[32], const float (&u)[32]) {
-#pragma unroll
-  for (int j = 0; j < 32; ++j) s[j] += u[j];
 }
 
 #endif  // ELA_HOPPER_CODE

@@ -8,12 +8,6 @@ namespace ela::kernels::cuda::hopper {
 
 #ifdef ELA_HOPPER_CODE
 
-/// Of the kPanels warpgroups that share a chunk's features.
-template <int kPanels>
-__device__ void GradientBarrier() {
-  asm volatile("bar.sync %0, %1;" ::"n"(kCarriersBarrier), "n"(128 * kPanels) : "memory");
-}
-
 /// 64 features of the state a span starts from.
 template <int kPanels>
 __device__ void LoadFeatures(const float* start, const StateLayout& l, int feature, const Place& at,
@@ -22,14 +16,15 @@ __device__ void LoadFeatures(const float* start, const StateLayout& l, int featu
   for (int i = 0; i < kPanels; ++i) LoadStateTile(start, l, feature, 64 * i, at.warp, s[i]);
 }
 
-/// Brings 64 features of the state into a step's gauge, and copies them to panels `pitch` apart.
+/// Brings 64 features of the state into a step's gauge (null: they are), and copies them to panels
+/// `pitch` apart.
 template <int kPanels>
 __device__ void ShrinkAndCopy(const float* shrink, uint32_t copy, uint32_t pitch, const Place& at,
                               float (&s)[kPanels][32]) {
 #pragma unroll
   for (int i = 0; i < kPanels; ++i) {
-    ScaleRows(shrink[at.row], shrink[at.row + 8], s[i]);
-    StorePanel(copy + static_cast<uint32_t>(i) * pitch, at.row, s[i]);
+    if (shrink != nullptr) ScaleRows(shrink[at.row], shrink[at.row + 8], s[i]);
+    StorePanel(copy + static_cast<uint32_t>(i) * pitch, at.warp, s[i]);
   }
   FenceProxy();
 }
@@ -48,65 +43,7 @@ __device__ inline void QueryExponents(const BackwardArgs& p, const Place& at, in
   }
 }
 
-/// g and h (weights seen within the chunk), of 64 features, become dq in g; also stores -delta. The
-/// warpgroups of all features add up delta in `sums`.
-template <int kPanels>
-__device__ void FinishQuery(const BackwardArgs& p, const Place& at, int head, int64_t row0,
-                            const Window& window, int part, const float (&exponent)[2],
-                            uint32_t queries, const Gauges& gauges, float* sums, float (&g)[32],
-                            float (&h)[32]) {
-  float delta[2] = {};
-#pragma unroll
-  for (int j = 0; j < 8; ++j) {
-    const int column = 64 * part + 8 * j + 2 * at.t;
-    const float2 r = *reinterpret_cast<const float2*>(gauges.r + column);
-    const float2 norm = *reinterpret_cast<const float2*>(gauges.norm + column);
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const uint32_t pair = LoadShared(
-          queries + static_cast<uint32_t>(ChunkOffset(at.row + 8 * i, column / 8) + 4 * at.t));
-      const float2 q = Unpack(Saturate2(pair));
-      const float e0 = Exp2(fmaf(q.x, kLog2E, r.x) + exponent[i]);
-      const float e1 = Exp2(fmaf(q.y, kLog2E, r.y) + exponent[i]);
-      float *gi = g + 4 * j + 2 * i, *hi = h + 4 * j + 2 * i;
-      gi[0] *= e0;
-      gi[1] *= e1;
-      hi[0] = (hi[0] + norm.x) * e0;
-      hi[1] = (hi[1] + norm.y) * e1;
-      delta[i] += gi[0] + gi[1];
-    }
-  }
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    delta[i] += __shfl_xor_sync(0xffffffffu, delta[i], 1);
-    delta[i] += __shfl_xor_sync(0xffffffffu, delta[i], 2);
-  }
-  if constexpr (kPanels > 1) {
-    if (at.t == 0) {
-      sums[part * kTileRows + at.row] = delta[0];
-      sums[part * kTileRows + at.row + 8] = delta[1];
-    }
-    GradientBarrier<kPanels>();
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      delta[i] = sums[at.row + 8 * i] + sums[kTileRows + at.row + 8 * i];
-    }
-  }
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const int row = at.row + 8 * i;
-    if (part == 0 && at.t == 0 && window.Holds(row)) {
-      p.minus_delta[(row0 + row) * p.walk.heads + head] = -delta[i];
-    }
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      g[4 * j + 2 * i] -= delta[i] * h[4 * j + 2 * i];
-      g[4 * j + 2 * i + 1] -= delta[i] * h[4 * j + 2 * i + 1];
-    }
-  }
-}
-
-/// Weights of the keys reading a state of gauge N, as A fragments.
+/// Weights 2^(x log2(e) + gauge + exponent of the row) of what reads a state, as A fragments.
 template <int kPanels>
 __device__ void WeighReaders(uint32_t tile, const float* gauge, const float (&exponent)[2],
                              int warp, uint32_t (&b)[4 * kPanels][4]) {
@@ -123,6 +60,70 @@ __device__ void WeighReaders(uint32_t tile, const float* gauge, const float (&ex
         b[s][2 * half + i] = Pack(Exp2(fmaf(k.x, kLog2E, n.x) + exponent[i]),
                                   Exp2(fmaf(k.y, kLog2E, n.y) + exponent[i]));
       }
+    }
+  }
+}
+
+/// g and h (weights seen within the chunk), of 64 features, become dq in g; also stores -delta.
+/// fragment(s, e): the readers' weights e of step s, rounded: delta is divided by what their
+/// weights of keys add up to, nearly 1. The warpgroups of all features add up both in `sums` [2
+/// kPanels][64].
+template <int kPanels, class Fragment>
+__device__ void FinishQuery(const BackwardArgs& p, const Place& at, int head, int64_t row0,
+                            const Window& window, int part, const float* norms, float* sums,
+                            const Fragment& fragment, float (&g)[32], float (&h)[32]) {
+  float delta[2] = {}, total[2] = {};
+#pragma unroll
+  for (int s = 0; s < 4; ++s) {
+    uint32_t e[4];
+    fragment(s, e);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int column = 64 * part + 16 * s + 8 * half + 2 * at.t;
+      const float2 norm = *reinterpret_cast<const float2*>(norms + column);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const float2 weight = Unpack(e[2 * half + i]);
+        float *gi = g + 8 * s + 4 * half + 2 * i, *hi = h + 8 * s + 4 * half + 2 * i;
+        gi[0] *= weight.x;
+        gi[1] *= weight.y;
+        hi[0] = (hi[0] + norm.x) * weight.x;
+        hi[1] = (hi[1] + norm.y) * weight.y;
+        delta[i] += gi[0] + gi[1];
+        total[i] += hi[0] + hi[1];
+      }
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i) delta[i] = QuadSum(delta[i]), total[i] = QuadSum(total[i]);
+  if constexpr (kPanels > 1) {
+    if (at.t == 0) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        *reinterpret_cast<float2*>(sums + 2 * (part * kTileRows + at.row + 8 * i)) =
+            make_float2(delta[i], total[i]);
+      }
+    }
+    GroupBarrier<kPanels>(kCarriersBarrier);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const float2* at_row = reinterpret_cast<const float2*>(sums) + at.row + 8 * i;
+      const float2 low = at_row[0], high = at_row[kTileRows];
+      delta[i] = low.x + high.x, total[i] = low.y + high.y;
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i) delta[i] /= total[i];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int row = at.row + 8 * i;
+    if (part == 0 && at.t == 0 && window.Holds(row)) {
+      p.minus_delta[(row0 + row) * p.walk.heads + head] = -delta[i];
+    }
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      g[4 * j + 2 * i] -= delta[i] * h[4 * j + 2 * i];
+      g[4 * j + 2 * i + 1] -= delta[i] * h[4 * j + 2 * i + 1];
     }
   }
 }

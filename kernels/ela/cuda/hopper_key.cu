@@ -7,7 +7,7 @@
 // The scorer computes b and both masked products; each carrier 64 features of dk and 64 columns of
 // dv, and keeps those rows of T.
 #include "kernels/ela/cuda/hopper_gradient.cuh"
-#include "kernels/ela/cuda/hopper_pipe.cuh"
+#include "kernels/ela/cuda/hopper_roles.cuh"
 
 namespace ela::kernels::cuda::hopper {
 namespace {
@@ -20,22 +20,16 @@ using KeySize = PipeSize<kPanels, 3, 2, 2>;
 
 template <int kPanels>
 using KeyPipe = Pipe<kPanels, 3, 2, 2>;
+template <int kPanels>
+using KeyLoader = Loader<true, true, kPanels, 3, 2, 2>;
 
-/// What later rows (columns) give to earlier ones, plus `add` of the column, into a panel.
-__device__ void StoreUpper(uint32_t panel, const Place& at, const float (&d)[32],
-                           const float* add) {
+/// Adds a number of its own to each column of an accumulator.
+__device__ void AddToColumns(const Place& at, const float* columns, float (&d)[32]) {
 #pragma unroll
   for (int j = 0; j < 8; ++j) {
-    const int column = 8 * j + 2 * at.t;
-    float2 extra = {0.0f, 0.0f};
-    if (add != nullptr) extra = *reinterpret_cast<const float2*>(add + column);
+    const float2 add = *reinterpret_cast<const float2*>(columns + 8 * j + 2 * at.t);
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int row = at.row + 8 * i;
-      StoreShared(panel + static_cast<uint32_t>(ChunkOffset(row, j) + 4 * at.t),
-                  Pack(column >= row ? d[4 * j + 2 * i] + extra.x : 0.0f,
-                       column + 1 >= row ? d[4 * j + 2 * i + 1] + extra.y : 0.0f));
-    }
+    for (int i = 0; i < 2; ++i) d[4 * j + 2 * i] += add.x, d[4 * j + 2 * i + 1] += add.y;
   }
 }
 
@@ -45,9 +39,10 @@ struct KeyScorer {
   const KeyPipe<kPanels>& mem;
   int head;
   int chunk = -1;
+  Place at = Place();
+  TriangleMask<true> upper = TriangleMask<true>(at);
 
   __device__ void operator()(int step, const Step& now) {
-    const Place at;
     if (now.fresh) mem.WaitStreams(++chunk);
     mem.WaitTile(step, now);
     const uint32_t keys = SharedAddress(mem.Stream(chunk, 0));
@@ -68,8 +63,13 @@ struct KeyScorer {
     WeighReaders<kPanels>(keys, mem.GaugesOf(step).r, exponent, at.warp, b);
     StoreFragments<kPanels>(keys, at, now.window, b);
     WgmmaWait<0>();
-    if (step > 0) mem.WaitDone(step - 1);  // its scores are read, and its tiles if it ends a chunk
-    StoreUpper(mem.Scores(step), at, score, mem.Rows(step, 1));
+    AddToColumns(at, mem.RowsOf(chunk, 1), score);
+    uint32_t products[4][4], a[4];
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      PackFragment(score, k, products[k]);
+      upper(k, products[k]);
+    }
     WgmmaFence();
 #pragma unroll
     for (int k = 0; k < 4 * kPanels; ++k) {
@@ -77,14 +77,16 @@ struct KeyScorer {
     }
     WgmmaCommit();
     WgmmaWait<0>();
-    StoreUpper(mem.Scores(step) + kPanelBytes, at, score, nullptr);
+    if (step > 0) mem.WaitDone(step - 1);  // its scores are read
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      StoreFragment(mem.Scores(step), at.warp, k, products[k]);
+      PackFragment(score, k, a);
+      upper(k, a);
+      StoreFragment(mem.Scores(step) + kPanelBytes, at.warp, k, a);
+    }
     FenceProxy();
     Arrive(mem.Scored(step));
-    if (now.fresh && chunk > 0 && now.next >= 0 && threadIdx.x % 128 == 0) {
-      const CUtensorMap* const streams[3] = {&p.k, &p.v, &p.dy};
-      mem.LoadStreams(chunk + 1, streams, head, now.next);
-    }
-    __syncwarp();
   }
 };
 
@@ -97,7 +99,7 @@ __device__ void StartKeyGradient(uint32_t values, uint32_t copy, uint32_t scores
   for (int k = 0; k < 4 * kPanels; ++k) {
     const int columns = k / 4 * kPanels * kPanelBytes + k % 4 * 32;
     WgmmaShared<false, false>(out, KMajor(values, k),
-                              Operand(copy + static_cast<uint32_t>(columns)), k > 0);
+                              Operand(copy) + static_cast<uint32_t>(columns / 16), k > 0);
   }
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
@@ -124,13 +126,15 @@ __device__ void StartValueGradient(uint32_t readers, uint32_t copy, uint32_t sco
 
 template <int kPanels>
 __device__ void Carry(const BackwardArgs& p, const KeyPipe<kPanels>& mem, const DeviceItem& item,
-                      int head, int carrier) {
+                      int head, int carrier, const KeyLoader<kPanels>& loader) {
   constexpr int kTile = kPanels * kPanelBytes;
   const Place at;
+  const bool loads = !mem.kScorerLoads && carrier == 0 && at.warp == 0;
+  if (loads) loader.Start(item);
   const uint32_t copy = mem.StateCopy(0);
   const auto own = static_cast<uint32_t>(carrier * kPanelBytes);
   const int64_t own_column = head * 64 * kPanels + 64 * carrier;
-  float s[kPanels][32], out[32], u[32];  // s: features 64 carrier .., columns 64 i ..
+  float s[kPanels][32], dk[32], dv[32];  // s: features 64 carrier .., columns 64 i ..
   for (int step = 0, chunk = -1;; ++step) {
     mem.WaitPublished(step);
     const Step now = *mem.StepOf(step);
@@ -139,45 +143,40 @@ __device__ void Carry(const BackwardArgs& p, const KeyPipe<kPanels>& mem, const 
       const float* start = StartOf(p.walk, item, now.span, head, true);
       LoadFeatures<kPanels>(start, p.walk.layout, 64 * carrier, at, s);
     }
-    if (now.fresh) mem.WaitStreams(++chunk);
+    if (now.fresh) ++chunk;
+    if (loads && now.last) {
+      loader.AfterPublished(step, chunk);
+      loader.AfterDone(step, chunk);
+    }
+    if (now.fresh) mem.WaitStreams(chunk);
     const Gauges gauges = mem.GaugesOf(step);
     const uint32_t x = SharedAddress(mem.Weights(step)) + own;
     const uint32_t keys = SharedAddress(mem.Stream(chunk, 0));
     const uint32_t values = SharedAddress(mem.Stream(chunk, 1));
     const uint32_t dy = SharedAddress(mem.Stream(chunk, 2)), scores = mem.Scores(step);
     WgmmaFence();
-    UpdatePanel(x, dy, u);
+    UpdatePanel(x, dy, dk);
     WgmmaCommit();
     // Columns 64 i .. of T lie at copy + i kTile, this carrier's rows of them at `own` there.
-    GradientBarrier<kPanels>();  // everyone has read the copy
-    ShrinkAndCopy<kPanels>(gauges.shrink + 64 * carrier, copy + own, kTile, at, s);
-    GradientBarrier<kPanels>();
+    GroupBarrier<kPanels>(kCarriersBarrier);  // everyone has read the copy
+    ShrinkAndCopy<kPanels>(mem.AnyRaised(step) ? gauges.shrink + 64 * carrier : nullptr, copy + own,
+                           kTile, at, s);
+    AddUpdates<kPanels>(x, 0, dy, kPanelBytes, dk, s);
+    GroupBarrier<kPanels>(kCarriersBarrier);
     mem.WaitScored(step);
-    StartKeyGradient<kPanels>(values, copy + own, scores, x, out);
+    StartKeyGradient<kPanels>(values, copy + own, scores, x, dk);
+    StartValueGradient<kPanels>(keys, copy + static_cast<uint32_t>(carrier * kTile),
+                                scores + kPanelBytes, dy + own, dv);
     WgmmaWait<1>();
-    AddPanel(s[0], u);
-    if constexpr (kPanels > 1) {
-      WgmmaFence();
-      UpdatePanel(x, dy + kPanelBytes, u);
-      WgmmaCommit();
-      WgmmaWait<1>();
-    } else {
-      WgmmaWait<0>();
-    }
-    FinishKeys(at, gauges.norm, keys, 64 * carrier, out);
+    Arrive(mem.Used(step));
+    FinishKeys(at, gauges.norm, keys, 64 * carrier, dk);
     WriteAccumulator(at, now.window,
                      static_cast<__nv_bfloat16*>(p.dk) + now.row * p.dk_stride + own_column,
-                     p.dk_stride, out);
-    StartValueGradient<kPanels>(keys, copy + static_cast<uint32_t>(carrier * kTile),
-                                scores + kPanelBytes, dy + own, out);
-    if constexpr (kPanels > 1) {
-      WgmmaWait<1>();
-      AddPanel(s[1], u);
-    }
+                     p.dk_stride, dk);
     WgmmaWait<0>();
     WriteAccumulator(at, now.window,
                      static_cast<__nv_bfloat16*>(p.dv) + now.row * p.dv_stride + own_column,
-                     p.dv_stride, out);
+                     p.dv_stride, dv);
     Arrive(mem.Done(step));
   }
 }
@@ -191,20 +190,21 @@ __global__ void __launch_bounds__(KeySize<kPanels>::kThreads, 3 - kPanels)
   extern __shared__ unsigned char memory[];
   constexpr int kLaunched = 128;  // registers a thread
   const KeyPipe<kPanels> mem(memory);
-  const int head = static_cast<int>(blockIdx.y), role = static_cast<int>(threadIdx.x) / 128;
+  const int head = static_cast<int>(blockIdx.y), role = Role();
   const DeviceItem item = p.walk.plan.items[blockIdx.x];
-  mem.Start();
+  mem.Start(KeyLoader<kPanels>::kKeyArrivals);
+  const CUtensorMap* const streams[3] = {&p.k, &p.v, &p.dy};
+  const KeyLoader<kPanels> loader = {mem, p.walk, head, &p.q, streams, p.lse, p.minus_delta};
   if (role == 0) {
     SetRegisters<kPanels == 1 ? 112 : 96, kLaunched>();
-    const CUtensorMap* const streams[3] = {&p.k, &p.v, &p.dy};
-    RunWeigher<true, true>(mem, p.walk, item, head, {&p.q, true, p.lse, p.minus_delta}, streams,
-                           KeyScorer<kPanels>{p, mem, head});
+    RunWeigher<true, true, false>(mem, p.walk, item, head, 0, true,
+                                  KeyScorer<kPanels>{p, mem, head});
   } else if (kPanels > 1 && role == 1) {
     SetRegisters<96, kLaunched>();
-    RunScorer(mem, KeyScorer<kPanels>{p, mem, head});
+    RunScorer(mem, item, loader, KeyScorer<kPanels>{p, mem, head});
   } else {
     SetRegisters<kPanels == 1 ? 144 : 160, kLaunched>();
-    Carry<kPanels>(p, mem, item, head, role - kPanels);
+    Carry<kPanels>(p, mem, item, head, role - kPanels, loader);
   }
 #endif
 }

@@ -11,7 +11,11 @@ struct ForwardArgs {
   void* y;
   int64_t y_stride;
   float* lse;
+  int read_parts;  // bidirectional: blocks that share an item
 };
+
+/// Blocks of one panel that read a total on a multiprocessor at once; with two panels half as many.
+inline constexpr int kReadBlocks = 4;
 
 struct StatesArgs {
   WalkArgs walk;

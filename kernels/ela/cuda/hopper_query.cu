@@ -3,23 +3,26 @@
 // Per chunk, reading q, k, v, dy once and writing dq and -delta (10 D + 8 bytes a row): with the
 // state S and normaliser C before the chunk, keys' weights W at the chunk's gauge R and
 // e = e^(q + R - lse),
-//   g = e (mask(dy v^T) W + dy S^T),   delta = sum_d g,   dq = g - delta e (mask(1) W + C).
-// The scorer computes mask(dy v^T); each carrier 64 features of dq, and keeps those rows of S. y is
-// not read.
+//   g = e (mask(dy v^T) W + dy S^T),   h = e (mask(1) W + C),
+//   delta = sum_d g / sum_d h,         dq = g - delta h,
+// where sum_d h is 1 but for rounding. The scorer computes mask(dy v^T), and e in bf16; each
+// carrier 64 features of dq, and keeps those rows of S. y is not read.
 #include "kernels/ela/cuda/hopper_gradient.cuh"
-#include "kernels/ela/cuda/hopper_pipe.cuh"
+#include "kernels/ela/cuda/hopper_roles.cuh"
 
 namespace ela::kernels::cuda::hopper {
 namespace {
 
-// Streams: v, dy, q. Scores: the masked product, and a panel of ones on and below the diagonal.
+// Streams: v, dy, q. Score: the masked product.
 template <int kPanels>
-using QuerySize = PipeSize<kPanels, 3, 2, 2>;
+using QuerySize = PipeSize<kPanels, 3, 2, 1>;
 
 #ifdef ELA_HOPPER_CODE
 
 template <int kPanels>
-using QueryPipe = Pipe<kPanels, 3, 2, 2>;
+using QueryPipe = Pipe<kPanels, 3, 2, 1>;
+template <int kPanels>
+using QueryLoader = Loader<false, true, kPanels, 3, 2, 1>;
 
 template <int kPanels>
 struct QueryScorer {
@@ -27,13 +30,29 @@ struct QueryScorer {
   const QueryPipe<kPanels>& mem;
   int head;
   int chunk = -1;
+  Place at = Place();
+  TriangleMask<false> lower = TriangleMask<false>(at);
 
   __device__ void operator()(int step, const Step& now) {
-    const Place at;
     if (now.fresh) mem.WaitStreams(++chunk);
+    mem.WaitTile(step, now);
     const uint32_t values = SharedAddress(mem.Stream(chunk, 0));
     const uint32_t dy = SharedAddress(mem.Stream(chunk, 1));
-    float score[32], sums[2] = {};
+    const uint32_t queries = SharedAddress(mem.Stream(chunk, 2));
+    {
+      const float* lse = mem.RowsOf(chunk, 0);
+      const float decay = p.walk.plan.log_decay[head] * kLog2E;
+      float exponent[2];
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int row = at.row + 8 * i;
+        exponent[i] = fmaf(-kLog2E, lse[row], decay * now.window.Step<false>(row));
+      }
+      uint32_t e[4 * kPanels][4];
+      WeighReaders<kPanels>(queries, mem.GaugesOf(step).r, exponent, at.warp, e);
+      StoreFragments<kPanels>(queries, at, now.window, e);
+    }
+    float score[32];
     WgmmaFence();
 #pragma unroll
     for (int k = 0; k < 4 * kPanels; ++k) {
@@ -41,15 +60,16 @@ struct QueryScorer {
     }
     WgmmaCommit();
     WgmmaWait<0>();
-    if (step > 0) mem.WaitDone(step - 1);  // its scores are read, and its tiles if it ends a chunk
-    StoreLower(mem.Scores(step), at, score, sums);
+    if (step > 1) mem.WaitDone(step - 2);  // its scores are read
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      uint32_t a[4];
+      PackFragment(score, k, a);
+      lower(k, a);
+      StoreFragment(mem.Scores(step), at.warp, k, a);
+    }
     FenceProxy();
     Arrive(mem.Scored(step));
-    if (now.fresh && chunk > 0 && now.next >= 0 && threadIdx.x % 128 == 0) {
-      const CUtensorMap* const streams[3] = {&p.v, &p.dy, &p.q};
-      mem.LoadStreams(chunk + 1, streams, head, now.next);
-    }
-    __syncwarp();
   }
 };
 
@@ -71,100 +91,95 @@ __device__ void StartGradient(uint32_t dy, uint32_t copy, uint32_t scores, uint3
 
 template <int kPanels>
 __device__ void Carry(const BackwardArgs& p, const QueryPipe<kPanels>& mem, const DeviceItem& item,
-                      int head, int carrier) {
+                      int head, int carrier, const QueryLoader<kPanels>& loader) {
   const Place at;
+  const bool loads = !mem.kScorerLoads && carrier == 0 && at.warp == 0;
+  if (loads) loader.Start(item);
   const uint32_t copy = mem.StateCopy(carrier);
-  const float decay = p.walk.plan.log_decay[head] * kLog2E;
-  float s[kPanels][32], g[32], h[32], u[32];  // s: features 64 carrier .., columns 64 i ..
+  const TriangleMask<false> lower(at);
+  uint32_t ones[4][4];  // on and below the diagonal
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) ones[k][i] = 0x3f803f80u;
+    lower(k, ones[k]);
+  }
+  float s[kPanels][32], g[32], h[32];  // s: features 64 carrier .., columns 64 i ..
   for (int step = 0, chunk = -1;; ++step) {
     mem.WaitPublished(step);
     const Step now = *mem.StepOf(step);
     if (now.stop) break;
-    float exponent[2];
-    QueryExponents(p, at, head, now.row, now.window, decay, exponent);
     if (now.first) {
       const float* start = StartOf(p.walk, item, now.span, head, false);
       LoadFeatures<kPanels>(start, p.walk.layout, 64 * carrier, at, s);
     }
-    if (now.fresh) mem.WaitStreams(++chunk);
+    if (now.fresh) ++chunk;
+    if (loads && now.last) {
+      loader.AfterPublished(step, chunk);
+      loader.AfterDone(step, chunk);
+    }
+    if (now.fresh) mem.WaitStreams(chunk);
     const Gauges gauges = mem.GaugesOf(step);
     const uint32_t keys =
         SharedAddress(mem.Weights(step)) + static_cast<uint32_t>(carrier * kPanelBytes);
     const uint32_t values = SharedAddress(mem.Stream(chunk, 0));
     const uint32_t dy = SharedAddress(mem.Stream(chunk, 1));
-    const uint32_t scores = mem.Scores(step), ones = scores + kPanelBytes;
+    const uint32_t scores = mem.Scores(step);
     WgmmaFence();
-    UpdatePanel(keys, values, u);
-    WgmmaCommit();
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      WgmmaShared<false, true>(h, KMajor(ones, k), MnMajor(keys, k), k > 0);
-    }
+    UpdatePanel(keys, values, g);
     WgmmaCommit();
     WarpgroupBarrier(CarrierBarrier(carrier));  // every warp has read the copy
-    ShrinkAndCopy<kPanels>(gauges.shrink + 64 * carrier, copy, kPanelBytes, at, s);
+    ShrinkAndCopy<kPanels>(mem.AnyRaised(step) ? gauges.shrink + 64 * carrier : nullptr, copy,
+                           kPanelBytes, at, s);
+    AddUpdates<kPanels>(keys, 0, values, kPanelBytes, g, s);
     WarpgroupBarrier(CarrierBarrier(carrier));
+    WgmmaFence();
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      WgmmaRegisters<true>(h, ones[k], MnMajor(keys, k), k > 0);
+    }
+    WgmmaCommit();
     mem.WaitScored(step);
     StartGradient<kPanels>(dy, copy, scores, keys, g);
-    WgmmaWait<2>();
-    AddPanel(s[0], u);
-    if constexpr (kPanels > 1) {
-      WgmmaFence();
-      UpdatePanel(keys, values + kPanelBytes, u);
-      WgmmaCommit();
-      WgmmaWait<1>();
-    } else {
-      WgmmaWait<0>();
-    }
-    FinishQuery<kPanels>(p, at, head, now.row, now.window, carrier, exponent,
-                         SharedAddress(mem.Stream(chunk, 2)), gauges, mem.Rows(step, 0), g, h);
+    WgmmaWait<0>();
+    Arrive(mem.Used(step));
+    const uint32_t readers =
+        SharedAddress(mem.Stream(chunk, 2)) + static_cast<uint32_t>(carrier * kPanelBytes);
+    FinishQuery<kPanels>(
+        p, at, head, now.row, now.window, carrier, gauges.norm, mem.Rows(step),
+        [&](int k, uint32_t(&e)[4]) { LoadFragment(e, readers, at.warp, k); }, g, h);
     WriteAccumulator(at, now.window,
                      static_cast<__nv_bfloat16*>(p.dq) + now.row * p.dq_stride +
                          head * 64 * kPanels + 64 * carrier,
                      p.dq_stride, g);
-    if constexpr (kPanels > 1) {
-      WgmmaWait<0>();
-      AddPanel(s[1], u);
-    }
     Arrive(mem.Done(step));
   }
 }
 
-/// A panel with ones on and below the diagonal, by the block.
-__device__ void FillOnes(unsigned char* panel) {
-  for (int i = static_cast<int>(threadIdx.x); i < kTileRows * 64;
-       i += static_cast<int>(blockDim.x)) {
-    const int row = i / 64, column = i % 64;
-    *reinterpret_cast<uint16_t*>(panel + ChunkOffset(row, column / 8) + column % 8 * 2) =
-        column <= row ? 0x3f80 : 0;
-  }
-  FenceProxy();
-}
-
 #endif  // ELA_HOPPER_CODE
 
-template <int kPanels>
+template <int kPanels, bool kFlat>
 __global__ void __launch_bounds__(QuerySize<kPanels>::kThreads, 3 - kPanels)
     QueryScan(const __grid_constant__ BackwardArgs p) {
 #ifdef ELA_HOPPER_CODE
   extern __shared__ unsigned char memory[];
   constexpr int kLaunched = 128;  // registers a thread
   const QueryPipe<kPanels> mem(memory);
-  const int head = static_cast<int>(blockIdx.y), role = static_cast<int>(threadIdx.x) / 128;
+  const int head = static_cast<int>(blockIdx.y), role = Role();
   const DeviceItem item = p.walk.plan.items[blockIdx.x];
-  FillOnes(mem.base + QuerySize<kPanels>::kScoreTiles + kPanelBytes);
-  mem.Start();
+  mem.Start(QueryLoader<kPanels>::kKeyArrivals);
+  const CUtensorMap* const streams[3] = {&p.v, &p.dy, &p.q};
+  const QueryLoader<kPanels> loader = {mem, p.walk, head, &p.k, streams, p.lse};
   if (role == 0) {
-    SetRegisters<96, kLaunched>();
-    const CUtensorMap* const streams[3] = {&p.v, &p.dy, &p.q};
-    RunWeigher<false, true>(mem, p.walk, item, head, {&p.k, true, nullptr, nullptr}, streams,
-                            QueryScorer<kPanels>{p, mem, head});
+    SetRegisters<kPanels == 1 ? 96 : 88, kLaunched>();
+    RunWeigher<false, true, kFlat>(mem, p.walk, item, head, 0, true,
+                                   QueryScorer<kPanels>{p, mem, head});
   } else if (kPanels > 1 && role == 1) {
-    SetRegisters<64, kLaunched>();
-    RunScorer(mem, QueryScorer<kPanels>{p, mem, head});
+    SetRegisters<72, kLaunched>();
+    RunScorer(mem, item, loader, QueryScorer<kPanels>{p, mem, head});
   } else {
     SetRegisters<kPanels == 1 ? 160 : 176, kLaunched>();
-    Carry<kPanels>(p, mem, item, head, role - kPanels);
+    Carry<kPanels>(p, mem, item, head, role - kPanels, loader);
   }
 #endif
 }
@@ -174,7 +189,8 @@ void LaunchForPanels(cudaStream_t stream, const BackwardArgs& p) {
   const dim3 grid(static_cast<unsigned>(p.walk.plan.num_items),
                   static_cast<unsigned>(p.walk.heads));
   using Size = QuerySize<kPanels>;
-  Launch(QueryScan<kPanels>, grid, Size::kThreads, Size::kBytes, stream, p);
+  Launch(p.walk.decays ? QueryScan<kPanels, false> : QueryScan<kPanels, true>, grid, Size::kThreads,
+         Size::kBytes, stream, p);
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 // Bidirectional read-outs, hadamard_exp, on Hopper: each row of an item from the total of its
 // chain.
 //
-// Each warpgroup computes 64 columns of the outputs.
+// Gradients: each warpgroup computes 64 columns of the outputs.
 #include "kernels/ela/cuda/hopper_gradient.cuh"
 
 namespace ela::kernels::cuda::hopper {
@@ -9,26 +9,30 @@ namespace {
 
 #ifdef ELA_HOPPER_CODE
 
-/// Divides by the normaliser, writes the window's rows of y and, from the first warpgroup, lse.
+/// Divides a chunk's rows by the normaliser; writes y and lse.
+template <int kPanels>
 __device__ void FinishForward(const ForwardArgs& p, const Place& at, int head, int64_t row0,
-                              const Window& window, const float (&top)[2],
-                              const float (&quad_den)[2], int head_dim, float (&o)[32]) {
+                              const Window& window, const float (&gauge)[2], const float (&den)[4],
+                              float (&o)[kPanels][32]) {
   float inverse[2];
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    float den = quad_den[i] + __shfl_xor_sync(0xffffffffu, quad_den[i], 1);
-    den += __shfl_xor_sync(0xffffffffu, den, 2);
-    inverse[i] = 1.0f / den;
+    // Two parts, in the quad's first thread.
+    const float sum = __shfl_sync(0xffffffffu, den[2 * i] + den[2 * i + 1], 0, 4);
+    inverse[i] = Reciprocal(sum);
     const int row = at.row + 8 * i;
-    if (at.warpgroup == 0 && at.t == 0 && window.Holds(row)) {
-      p.lse[(row0 + row) * p.walk.heads + head] = (top[i] + __log2f(den)) * kLn2;
+    if (at.t == 0 && window.Holds(row)) {
+      p.lse[(row0 + row) * p.walk.heads + head] = (gauge[i] + __log2f(sum)) * kLn2;
     }
   }
-  ScaleRows(inverse[0], inverse[1], o);
-  WriteAccumulator(
-      at, window,
-      static_cast<__nv_bfloat16*>(p.y) + row0 * p.y_stride + head * head_dim + 64 * at.warpgroup,
-      p.y_stride, o);
+#pragma unroll
+  for (int i = 0; i < kPanels; ++i) {
+    ScaleRows(inverse[0], inverse[1], o[i]);
+    WriteAccumulator(
+        at, window,
+        static_cast<__nv_bfloat16*>(p.y) + row0 * p.y_stride + 64 * (kPanels * head + i),
+        p.y_stride, o[i]);
+  }
 }
 
 /// g = b (g + t) for this warpgroup's features.
@@ -52,24 +56,38 @@ __device__ void FinishOwnKeys(const Place& at, const float* norm,
   }
 }
 
+/// The part of an item, one segment of a span, that this block of gridDim.z reads: whole chunks.
+__device__ DeviceItem OwnPart(DeviceItem item) {
+  const int64_t chunks = (item.end - item.begin + kTileRows - 1) / kTileRows;
+  const int64_t first = chunks * blockIdx.z / gridDim.z;
+  const int64_t last = chunks * (blockIdx.z + 1) / gridDim.z;
+  item.end = min(item.end, item.begin + last * kTileRows);
+  item.begin += first * kTileRows;
+  return item;
+}
+
 #endif  // ELA_HOPPER_CODE
 
-/// y and lse: reads q (4 D + 4 bytes a row).
+/// y and lse: reads q (4 D + 4 bytes a row). Warpgroups take chunks in turn, each through two tiles
+/// of its own.
 template <int kPanels>
-__global__ void __launch_bounds__(128 * kPanels, 4 / kPanels)
+__global__ void __launch_bounds__(128 * kPanels, kReadBlocks / kPanels)
     ForwardRead(const __grid_constant__ ForwardArgs p) {
 #ifdef ELA_HOPPER_CODE
   extern __shared__ unsigned char memory[];
-  const Memory<kPanels, 1> mem(memory);
+  const Memory<kPanels, kPanels> mem(memory);
   const Place at;
-  const int head = static_cast<int>(blockIdx.y);
-  const DeviceItem item = p.walk.plan.items[blockIdx.x];
-  const CUtensorMap* const maps[1] = {&p.q};
+  const int head = static_cast<int>(blockIdx.y), group = Role();
+  const DeviceItem item = OwnPart(p.walk.plan.items[blockIdx.x]);
   mem.Start();
-  Walk next(p.walk.plan, item, false);
-  bool more = next.Next<false>();
-  if (more && threadIdx.x == 0) mem.Load(0, maps, head, next.row);
-  const uint32_t copy = mem.StateCopy(at.warpgroup);
+  const auto row_of = [&](int n) { return item.begin + kTileRows * (group + n * kPanels); };
+  const auto load = [&](int n) {
+    if (threadIdx.x % 128u != 0 || row_of(n) >= item.end) return;
+    mem.LoadTile(&p.q, mem.Barrier(2 * group + n % 2), n % 2, group, head, row_of(n));
+  };
+  load(0);
+  load(1);
+  const uint32_t copy = mem.StateCopy(0), norms = SharedAddress(mem.Halves());
   const Gauges gauges = mem.BlockGauges();
   {
     const float* total =
@@ -77,29 +95,47 @@ __global__ void __launch_bounds__(128 * kPanels, 4 / kPanels)
         (static_cast<int64_t>(item.first_slot) * p.walk.heads + head) * p.walk.layout.size;
     LoadGauges<kPanels>(total, p.walk.layout, gauges);
     float s[kPanels][32];
-    LoadState<kPanels>(total, p.walk.layout, 64 * at.warpgroup, at, s);
+    LoadState<kPanels>(total, p.walk.layout, 64 * group, at, s);
 #pragma unroll
-    for (int i = 0; i < kPanels; ++i) StorePanel(copy + i * kPanelBytes, at.row, s[i]);
-    FenceProxy();
-  }
-  for (int chunk = 0; more; ++chunk) {
-    const Walk now = next;
-    const int stage = chunk % 2;
-    more = next.Next<false>();
-    mem.Wait(chunk);
+    for (int i = 0; i < kPanels; ++i)
+      StorePanel(mem.StateCopy(group) + i * kPanelBytes, at.warp, s[i]);
+    // The normaliser as an operand of products.
+    for (int i = static_cast<int>(threadIdx.x); i < kPanels * kNarrowBytes / 4;
+         i += 128 * kPanels) {
+      reinterpret_cast<uint32_t*>(mem.Halves())[i] = 0;
+    }
     __syncthreads();
-    if (more && threadIdx.x == 0) mem.Load(1 - stage, maps, head, next.row);
+    for (int i = static_cast<int>(threadIdx.x); i < 64 * kPanels; i += 128 * kPanels) {
+      StoreHalves(mem.Halves(), i, gauges.norm[i]);
+    }
+    FenceProxy();
+    __syncthreads();
+  }
+  float guess = 0.0f;
+  for (int n = 0; row_of(n) < item.end; ++n) {
+    WaitBarrier(mem.Barrier(2 * group + n % 2), n / 2 % 2);
     Queries<kPanels> queries;
-    queries.Weigh(SharedAddress(mem.Tile(stage, 0)), gauges, at.warp);
-    float o[32];
+    queries.Weigh(SharedAddress(mem.Tile(n % 2, group)), gauges.r, at.warp, &guess);
+    WarpgroupBarrier(kWeigherBarrier + group);  // every warp has read the tile
+    load(n + 2);
+    float o[kPanels][32], den[4];
     WgmmaFence();
 #pragma unroll
+    for (int i = 0; i < kPanels; ++i) {
+#pragma unroll
+      for (int k = 0; k < 4 * kPanels; ++k) {
+        WgmmaRegisters<true>(o[i], queries.a[k],
+                             MnMajor(copy + static_cast<uint32_t>(i * mem.kTile), k), k > 0);
+      }
+    }
+#pragma unroll
     for (int k = 0; k < 4 * kPanels; ++k) {
-      WgmmaRegisters<true>(o, queries.a[k], MnMajor(copy, k), k > 0);
+      WgmmaNarrow(den, queries.a[k], Narrow(norms, k), k > 0);
     }
     WgmmaCommit();
     WgmmaWait<0>();
-    FinishForward(p, at, head, now.row, {0, now.count}, queries.top, queries.den, 64 * kPanels, o);
+    const auto count = static_cast<int>(min(item.end - row_of(n), int64_t{kTileRows}));
+    FinishForward<kPanels>(p, at, head, row_of(n), {0, count}, queries.gauge, den, o);
   }
 #endif
 }
@@ -129,7 +165,7 @@ __global__ void __launch_bounds__(128 * kPanels, 3 - kPanels)
   for (int i = 0; i < kPanels; ++i) {
     float s[32];
     LoadStateTile(total, p.walk.layout, 64 * at.warpgroup, 64 * i, at.warp, s);
-    StorePanel(copy + i * kPanelBytes, at.row, s);
+    StorePanel(copy + i * kPanelBytes, at.warp, s);
   }
   FenceProxy();
   for (int chunk = 0; more; ++chunk) {
@@ -148,11 +184,20 @@ __global__ void __launch_bounds__(128 * kPanels, 3 - kPanels)
       WgmmaShared<false, false>(g, KMajor(dy, k), KMajor(copy, k), k > 0);
     }
     WgmmaCommit();
-    WgmmaWait<0>();
     float exponent[2];
     QueryExponents(p, at, head, now.row, window, 0.0f, exponent);
-    FinishQuery<kPanels>(p, at, head, now.row, window, at.warpgroup, exponent,
-                         SharedAddress(mem.Tile(stage, 0)), gauges, mem.RowValues(0), g, h);
+    uint32_t e[4][4];
+    const auto own = static_cast<uint32_t>(at.warpgroup * kPanelBytes);
+    WeighReaders<1>(SharedAddress(mem.Tile(stage, 0)) + own, gauges.r + 64 * at.warpgroup, exponent,
+                    at.warp, e);
+    WgmmaWait<0>();
+    FinishQuery<kPanels>(
+        p, at, head, now.row, window, at.warpgroup, gauges.norm, mem.RowValues(0),
+        [&](int s, uint32_t(&to)[4]) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) to[i] = e[s][i];
+        },
+        g, h);
     WriteAccumulator(at, window,
                      static_cast<__nv_bfloat16*>(p.dq) + now.row * p.dq_stride +
                          head * 64 * kPanels + 64 * at.warpgroup,
@@ -188,7 +233,7 @@ __global__ void __launch_bounds__(128 * kPanels, 3 - kPanels)
   for (int i = 0; i < kPanels; ++i) {
     float s[32];
     LoadStateTile(total, p.walk.layout, 64 * at.warpgroup, 64 * i, at.warp, s);
-    StorePanel(copy + i * kTile + own_rows, at.row, s);
+    StorePanel(copy + i * kTile + own_rows, at.warp, s);
   }
   FenceProxy();
   for (int chunk = 0; more; ++chunk) {
@@ -209,7 +254,8 @@ __global__ void __launch_bounds__(128 * kPanels, 3 - kPanels)
     for (int k = 0; k < 4 * kPanels; ++k) {
       WgmmaShared<false, false>(
           dk, KMajor(values, k),
-          Operand(copy + own_rows + static_cast<uint32_t>(k / 4 * kTile + k % 4 * 32)), k > 0);
+          Operand(copy + own_rows) + static_cast<uint32_t>((k / 4 * kTile + k % 4 * 32) / 16),
+          k > 0);
     }
 #pragma unroll
     for (int k = 0; k < 4 * kPanels; ++k) {
@@ -229,9 +275,9 @@ __global__ void __launch_bounds__(128 * kPanels, 3 - kPanels)
 }
 
 template <int kPanels, int kTiles, class Args>
-void LaunchRead(cudaStream_t stream, void (*kernel)(Args), const Args& p) {
-  const dim3 grid(static_cast<unsigned>(p.walk.plan.num_items),
-                  static_cast<unsigned>(p.walk.heads));
+void LaunchRead(cudaStream_t stream, void (*kernel)(Args), const Args& p, int parts = 1) {
+  const dim3 grid(static_cast<unsigned>(p.walk.plan.num_items), static_cast<unsigned>(p.walk.heads),
+                  static_cast<unsigned>(parts));
   Launch(kernel, grid, 128 * kPanels, MemorySize<kPanels, kTiles>::kBytes, stream, p);
 }
 
@@ -239,9 +285,9 @@ void LaunchRead(cudaStream_t stream, void (*kernel)(Args), const Args& p) {
 
 void LaunchForwardRead(cudaStream_t stream, int panels, const ForwardArgs& p) {
   if (panels == 1) {
-    LaunchRead<1, 1>(stream, ForwardRead<1>, p);
+    LaunchRead<1, 1>(stream, ForwardRead<1>, p, p.read_parts);
   } else {
-    LaunchRead<2, 1>(stream, ForwardRead<2>, p);
+    LaunchRead<2, 2>(stream, ForwardRead<2>, p, p.read_parts);
   }
 }
 

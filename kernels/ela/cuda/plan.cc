@@ -84,6 +84,10 @@ ScanPlan PlanScan(const Spans& spans, const std::vector<int32_t>& which, const S
   return plan;
 }
 
+int64_t PartsOfItem(int64_t blocks, int64_t resident) {
+  return std::max<int64_t>(1, resident / std::max<int64_t>(1, blocks));
+}
+
 std::string ToString(const ScanPlan& plan) {
   int64_t longest = 0;
   for (const ScanItem& item : plan.items) longest = std::max(longest, item.end - item.begin);

@@ -46,6 +46,10 @@ struct ScanShape {
 /// span and head, reach 70% of `target_blocks` nothing is split; else rows are shared out evenly.
 ScanPlan PlanScan(const Spans& spans, const std::vector<int32_t>& which, const ScanShape& shape);
 
+/// Parts of each item, read on their own, so that `blocks` blocks of one item and head become as
+/// many as are `resident` at once, but no more; at least 1.
+int64_t PartsOfItem(int64_t blocks, int64_t resident);
+
 /// Index of the first or last span of each sequence.
 std::vector<int32_t> EdgeSpanIndices(const Spans& spans, SpanEdge edge);
 
