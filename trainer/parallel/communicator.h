@@ -77,6 +77,9 @@ class Communicator {
   /// from rank p likewise.
   virtual absl::Status AllToAllV(void* recv, const std::vector<size_t>& recv_bytes,
                                  const void* send, const std::vector<size_t>& send_bytes) = 0;
+  virtual absl::StatusOr<std::unique_ptr<Pending>> AllToAllVStart(
+      void* recv, const std::vector<size_t>& recv_bytes, const void* send,
+      const std::vector<size_t>& send_bytes) = 0;
   /// One step of a ring: sends to rank `to`, receives from rank `from`.
   virtual absl::StatusOr<std::unique_ptr<Pending>> SendRecvStart(void* recv, size_t recv_bytes,
                                                                  int from, const void* send,

@@ -96,13 +96,21 @@ class LocalCommunicator : public Communicator {
 
   absl::Status AllToAllV(void* recv, const std::vector<size_t>& recv_bytes, const void* send,
                          const std::vector<size_t>& send_bytes) override {
+    ELA_ASSIGN_OR_RETURN(const std::unique_ptr<Pending> pending,
+                         AllToAllVStart(recv, recv_bytes, send, send_bytes));
+    return pending->Wait();
+  }
+
+  absl::StatusOr<std::unique_ptr<Pending>> AllToAllVStart(
+      void* recv, const std::vector<size_t>& recv_bytes, const void* send,
+      const std::vector<size_t>& send_bytes) override {
     const size_t ranks = members_.size(), me = static_cast<size_t>(rank_);
     ELA_CHECK(recv_bytes.size() == ranks && send_bytes.size() == ranks &&
                   recv_bytes[me] == send_bytes[me],
               "%zu ranks", ranks);
     const size_t total = std::accumulate(recv_bytes.begin(), recv_bytes.end(), size_t{0});
     const CommTimer timer(statistics_.get(), kAllToAll, axis_, 1, total - recv_bytes[me]);
-    LocalPending pending(world_, nullptr, kAllToAll, axis_);  // timed here
+    auto pending = NewPending(kAllToAll);
     size_t sent = 0, received = 0;
     for (int p = 0; p < size(); ++p) {
       const size_t to = send_bytes[static_cast<size_t>(p)];
@@ -111,13 +119,13 @@ class LocalCommunicator : public Communicator {
         CopyOwn(At(recv, received), At(send, sent), from);
       } else {
         ELA_RETURN_IF_ERROR(world_->Send(To(p), kAllToAll, At(send, sent), to));
-        pending.Expect(From(p), At(recv, received), from);
+        pending->Expect(From(p), At(recv, received), from);
       }
       sent += to;
       received += from;
     }
     ELA_RETURN_IF_ERROR(world_->fault());
-    return pending.Wait();
+    return pending;
   }
 
   absl::StatusOr<std::unique_ptr<Pending>> SendRecvStart(void* recv, size_t recv_bytes, int from,

@@ -26,21 +26,27 @@ class MpiPending : public Pending {
  public:
   MpiPending(std::shared_ptr<MpiHandle> handle, const CommunicatorOptions& options, const char* op,
              std::string axis)
-      : messages(std::move(handle), options),
+      : messages(handle, options),
+        runtime_(handle->runtime()),
         statistics_(options.statistics),
         op_(op),
-        axis_(std::move(axis)) {}
+        axis_(std::move(axis)) {
+    runtime_->BeginBeside();
+  }
   ~MpiPending() override { Wait().IgnoreError(); }
   absl::Status Wait() override {
     if (waited_) return status_;
     waited_ = true;
     const CommTimer timer(statistics_.get(), op_, axis_, 0, 0);
-    return status_ = messages.Wait();
+    status_ = messages.Wait();
+    runtime_->EndBeside();
+    return status_;
   }
 
   MpiMessages messages;
 
  private:
+  std::shared_ptr<MpiRuntime> runtime_;
   std::shared_ptr<CommStatistics> statistics_;
   const char* op_;
   std::string axis_;
@@ -79,23 +85,31 @@ class MpiCommunicator : public Communicator {
 
   absl::Status AllToAllV(void* recv, const std::vector<size_t>& recv_bytes, const void* send,
                          const std::vector<size_t>& send_bytes) override {
+    ELA_ASSIGN_OR_RETURN(const std::unique_ptr<Pending> pending,
+                         AllToAllVStart(recv, recv_bytes, send, send_bytes));
+    return pending->Wait();
+  }
+
+  absl::StatusOr<std::unique_ptr<Pending>> AllToAllVStart(
+      void* recv, const std::vector<size_t>& recv_bytes, const void* send,
+      const std::vector<size_t>& send_bytes) override {
     const size_t ranks = static_cast<size_t>(size()), me = static_cast<size_t>(rank());
     ELA_CHECK(recv_bytes.size() == ranks && send_bytes.size() == ranks &&
                   recv_bytes[me] == send_bytes[me],
               "%zu ranks", ranks);
     const std::vector<size_t> from = Offsets(recv_bytes), to = Offsets(send_bytes);
     const CommTimer timer(statistics(), kAllToAll, axis_, 1, from[ranks] - recv_bytes[me]);
-    MpiMessages messages(handle_, options_);
+    auto pending = NewPending(kAllToAll);
     for (int i = 1; i < size(); ++i) {
       const size_t p = static_cast<size_t>(Neighbour(-i));
-      messages.Receive(At(recv, from[p]), recv_bytes[p], Neighbour(-i));
+      pending->messages.Receive(At(recv, from[p]), recv_bytes[p], Neighbour(-i));
     }
     for (int i = 1; i < size(); ++i) {
       const size_t p = static_cast<size_t>(Neighbour(i));
-      messages.Send(At(send, to[p]), send_bytes[p], Neighbour(i));
+      pending->messages.Send(At(send, to[p]), send_bytes[p], Neighbour(i));
     }
     CopyOwn(At(recv, from[me]), At(send, to[me]), recv_bytes[me]);
-    return messages.Wait();
+    return pending;
   }
 
   absl::StatusOr<std::unique_ptr<Pending>> SendRecvStart(void* recv, size_t recv_bytes, int from,

@@ -15,10 +15,12 @@
 namespace ela::trainer {
 namespace {
 
-constexpr int kTag = 1;
+constexpr int kTag = 1, kNoTag = 2;
 // A partner that computes on another core is soon there; one that needs this core gets it at once.
 constexpr int kYields = 200;
 constexpr int64_t kSleepNs = 20'000;
+// Between two looks at what is under way beside: sockets hold some megabytes meanwhile.
+constexpr int64_t kProgressNs = 1'000'000;
 
 std::weak_ptr<MpiRuntime>& Current() ABSL_EXCLUSIVE_LOCKS_REQUIRED(MpiMutex()) {
   static std::weak_ptr<MpiRuntime> current;
@@ -79,9 +81,49 @@ absl::StatusOr<std::shared_ptr<MpiRuntime>> MpiRuntime::Acquire() {
   return runtime;
 }
 
+MpiRuntime::MpiRuntime(bool started_here) : started_here_(started_here) {
+  MPI_Comm_dup(MPI_COMM_SELF, &alone_);
+  MPI_Comm_set_errhandler(alone_, MPI_ERRORS_RETURN);
+}
+
 MpiRuntime::~MpiRuntime() {
+  {
+    absl::MutexLock lock(&mutex_);
+    stopping_ = true;
+  }
+  if (thread_.joinable()) thread_.join();
   absl::MutexLock lock(&MpiMutex());
+  MPI_Comm_free(&alone_);
   if (started_here_) MPI_Finalize();
+}
+
+void MpiRuntime::BeginBeside() {
+  absl::MutexLock lock(&mutex_);
+  ++beside_;
+  if (!thread_.joinable()) thread_ = std::thread([this] { Progress(); });
+}
+
+void MpiRuntime::EndBeside() {
+  absl::MutexLock lock(&mutex_);
+  --beside_;
+}
+
+void MpiRuntime::Progress() {
+  while (true) {
+    {
+      absl::MutexLock lock(&mutex_);
+      mutex_.Await(absl::Condition(this, &MpiRuntime::HasWork));
+      if (stopping_) return;
+    }
+    {
+      // A message of this tag never comes: looking for it moves the others.
+      absl::MutexLock lock(&MpiMutex());
+      int found = 0;
+      MPI_Iprobe(MPI_ANY_SOURCE, kNoTag, alone_, &found, MPI_STATUS_IGNORE);
+    }
+    const timespec pause = {0, kProgressNs};
+    nanosleep(&pause, nullptr);
+  }
 }
 
 MpiHandle::MpiHandle(std::shared_ptr<MpiRuntime> runtime, MPI_Comm comm)

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -22,7 +23,8 @@ absl::Mutex& MpiMutex();
 /// OK, or Unavailable with MPI's text: "MPI_Isend: ...".
 absl::Status MpiStatus(int code, const char* call);
 
-/// Alive while MPI is in use.
+/// Alive while MPI is in use. MPI moves long messages only inside of calls: while messages are
+/// under way that nobody waits for, a thread of the runtime calls it a thousand times a second.
 class MpiRuntime {
  public:
   /// Starts MPI with the first call. FailedPrecondition after MPI was finished: a process can't
@@ -32,9 +34,21 @@ class MpiRuntime {
   MpiRuntime(const MpiRuntime&) = delete;
   MpiRuntime& operator=(const MpiRuntime&) = delete;
 
+  /// Every BeginBeside is followed by an EndBeside: messages are under way between the two.
+  void BeginBeside();
+  void EndBeside();
+
  private:
-  explicit MpiRuntime(bool started_here) : started_here_(started_here) {}
+  explicit MpiRuntime(bool started_here) ABSL_EXCLUSIVE_LOCKS_REQUIRED(MpiMutex());
+  void Progress() ABSL_LOCKS_EXCLUDED(mutex_);
+  bool HasWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return beside_ > 0 || stopping_; }
+
   const bool started_here_;  // else whoever started MPI finishes it
+  MPI_Comm alone_ = MPI_COMM_NULL;
+  absl::Mutex mutex_;
+  int beside_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  std::thread thread_;  // started by the first BeginBeside
 };
 
 /// A communicator of MPI's, freed with the object.

@@ -57,7 +57,10 @@ class NcclPending : public Pending {
 class NcclCommunicator : public Communicator {
  public:
   NcclCommunicator(std::shared_ptr<NcclRuntime> runtime, std::unique_ptr<Communicator> host)
-      : runtime_(std::move(runtime)), host_(std::move(host)) {}
+      : runtime_(std::move(runtime)),
+        host_(std::move(host)),
+        compute_{nullptr, runtime_->compute()},
+        beside_{nullptr, runtime_->NewStream()} {}
   ~NcclCommunicator() override {
     for (Lane* lane : {&compute_, &beside_}) {
       if (lane->comm != nullptr) runtime_->Leave(lane->comm);
@@ -73,7 +76,7 @@ class NcclCommunicator : public Communicator {
     ELA_RETURN_IF_ERROR(runtime_->fault());
     if (!OnDevice(recv)) return host_->AllGather(recv, send, bytes);
     const CommTimer timer(statistics(), kAllGather, axis(), 1, OthersTimes(bytes));
-    return Gather(&compute_, runtime_->compute(), recv, send, bytes);
+    return Gather(&compute_, recv, send, bytes);
   }
 
   absl::StatusOr<std::unique_ptr<Pending>> AllGatherStart(void* recv, const void* send,
@@ -82,30 +85,29 @@ class NcclCommunicator : public Communicator {
     if (!OnDevice(recv)) return host_->AllGatherStart(recv, send, bytes);
     const CommTimer timer(statistics(), kAllGather, axis(), 1, OthersTimes(bytes));
     BesideFollowsCompute();
-    ELA_RETURN_IF_ERROR(Gather(&beside_, runtime_->beside(), recv, send, bytes));
+    ELA_RETURN_IF_ERROR(Gather(&beside_, recv, send, bytes));
     return NewPending();
   }
 
   absl::Status AllToAllV(void* recv, const std::vector<size_t>& recv_bytes, const void* send,
                          const std::vector<size_t>& send_bytes) override {
-    const size_t ranks = static_cast<size_t>(size()), me = static_cast<size_t>(rank());
-    ELA_CHECK(recv_bytes.size() == ranks && send_bytes.size() == ranks &&
-                  recv_bytes[me] == send_bytes[me],
-              "%zu ranks", ranks);
     ELA_RETURN_IF_ERROR(runtime_->fault());
     if (!OnDevice(recv) && !OnDevice(send)) {
       return host_->AllToAllV(recv, recv_bytes, send, send_bytes);
     }
-    size_t received = 0, sent = 0, own_from = 0, own_to = 0;
-    for (size_t p = 0; p < ranks; ++p) {
-      if (p == me) own_to = received, own_from = sent;
-      received += recv_bytes[p];
-      sent += send_bytes[p];
+    return AllToAll(&compute_, recv, recv_bytes, send, send_bytes);
+  }
+
+  absl::StatusOr<std::unique_ptr<Pending>> AllToAllVStart(
+      void* recv, const std::vector<size_t>& recv_bytes, const void* send,
+      const std::vector<size_t>& send_bytes) override {
+    ELA_RETURN_IF_ERROR(runtime_->fault());
+    if (!OnDevice(recv) && !OnDevice(send)) {
+      return host_->AllToAllVStart(recv, recv_bytes, send, send_bytes);
     }
-    const CommTimer timer(statistics(), kAllToAll, axis(), 1, received - recv_bytes[me]);
-    ELA_RETURN_IF_ERROR(
-        CopyOwn(At(recv, own_to), At(send, own_from), recv_bytes[me], runtime_->compute()));
-    return Exchange(&compute_, runtime_->compute(), kAllToAll, recv, recv_bytes, send, send_bytes);
+    BesideFollowsCompute();
+    ELA_RETURN_IF_ERROR(AllToAll(&beside_, recv, recv_bytes, send, send_bytes));
+    return NewPending();
   }
 
   absl::StatusOr<std::unique_ptr<Pending>> SendRecvStart(void* recv, size_t recv_bytes, int from,
@@ -118,14 +120,13 @@ class NcclCommunicator : public Communicator {
     const CommTimer timer(statistics(), kSendRecv, axis(), 1, from == rank() ? 0 : recv_bytes);
     BesideFollowsCompute();
     if (from == rank() && to == rank()) {
-      ELA_RETURN_IF_ERROR(CopyOwn(recv, send, recv_bytes, runtime_->beside()));
+      ELA_RETURN_IF_ERROR(CopyOwn(recv, send, recv_bytes, beside_.stream));
       return NewPending();
     }
     std::vector<size_t> incoming(static_cast<size_t>(size())), outgoing(incoming);
     incoming[static_cast<size_t>(from)] = recv_bytes;
     outgoing[static_cast<size_t>(to)] = send_bytes;
-    ELA_RETURN_IF_ERROR(
-        Exchange(&beside_, runtime_->beside(), kSendRecv, recv, incoming, send, outgoing));
+    ELA_RETURN_IF_ERROR(Exchange(&beside_, kSendRecv, recv, incoming, send, outgoing));
     return NewPending();
   }
 
@@ -154,9 +155,10 @@ class NcclCommunicator : public Communicator {
   void Abort(int exit_code) override { host_->Abort(exit_code); }
 
  private:
-  /// One NCCL communicator: calls on one of them run one after the other.
+  /// One NCCL communicator and the stream of its calls, which run one after the other.
   struct Lane {
-    ncclComm_t comm = nullptr;
+    ncclComm_t comm;
+    cudaStream_t stream;
   };
 
   size_t OthersTimes(size_t bytes) const { return (static_cast<size_t>(size()) - 1) * bytes; }
@@ -176,22 +178,40 @@ class NcclCommunicator : public Communicator {
     return absl::OkStatus();
   }
 
-  absl::Status Gather(Lane* lane, cudaStream_t stream, void* recv, const void* send, size_t bytes) {
-    if (size() == 1 || bytes == 0) return CopyOwn(recv, send, bytes, stream);
+  absl::Status Gather(Lane* lane, void* recv, const void* send, size_t bytes) {
+    if (size() == 1 || bytes == 0) return CopyOwn(recv, send, bytes, lane->stream);
     ELA_RETURN_IF_ERROR(Open(lane));
-    return runtime_->Enqueue(lane->comm, stream, Name(kAllGather), [&] {
-      return runtime_->nccl().AllGather(send, recv, bytes, ncclInt8, lane->comm, stream);
+    return runtime_->Enqueue(lane->comm, lane->stream, Name(kAllGather), [&] {
+      return runtime_->nccl().AllGather(send, recv, bytes, ncclInt8, lane->comm, lane->stream);
     });
   }
 
+  absl::Status AllToAll(Lane* lane, void* recv, const std::vector<size_t>& recv_bytes,
+                        const void* send, const std::vector<size_t>& send_bytes) {
+    const size_t ranks = static_cast<size_t>(size()), me = static_cast<size_t>(rank());
+    ELA_CHECK(recv_bytes.size() == ranks && send_bytes.size() == ranks &&
+                  recv_bytes[me] == send_bytes[me],
+              "%zu ranks", ranks);
+    size_t received = 0, sent = 0, own_from = 0, own_to = 0;
+    for (size_t p = 0; p < ranks; ++p) {
+      if (p == me) own_to = received, own_from = sent;
+      received += recv_bytes[p];
+      sent += send_bytes[p];
+    }
+    const CommTimer timer(statistics(), kAllToAll, axis(), 1, received - recv_bytes[me]);
+    ELA_RETURN_IF_ERROR(
+        CopyOwn(At(recv, own_to), At(send, own_from), recv_bytes[me], lane->stream));
+    return Exchange(lane, kAllToAll, recv, recv_bytes, send, send_bytes);
+  }
+
   /// Everything but this rank's part for itself: parts are contiguous, in rank order.
-  absl::Status Exchange(Lane* lane, cudaStream_t stream, const char* op, void* recv,
+  absl::Status Exchange(Lane* lane, const char* op, void* recv,
                         const std::vector<size_t>& recv_bytes, const void* send,
                         const std::vector<size_t>& send_bytes) {
     if (size() == 1) return absl::OkStatus();
     ELA_RETURN_IF_ERROR(Open(lane));
     const NcclLibrary& nccl = runtime_->nccl();
-    return runtime_->Enqueue(lane->comm, stream, Name(op), [&] {
+    return runtime_->Enqueue(lane->comm, lane->stream, Name(op), [&] {
       ncclResult_t result = nccl.GroupStart();
       const auto keep = [&](ncclResult_t next) {
         if (result == ncclSuccess || result == ncclInProgress) result = next;
@@ -201,10 +221,10 @@ class NcclCommunicator : public Communicator {
         const size_t in = recv_bytes[static_cast<size_t>(p)];
         const size_t out = send_bytes[static_cast<size_t>(p)];
         if (p != rank() && in > 0) {
-          keep(nccl.Recv(At(recv, received), in, ncclInt8, p, lane->comm, stream));
+          keep(nccl.Recv(At(recv, received), in, ncclInt8, p, lane->comm, lane->stream));
         }
         if (p != rank() && out > 0) {
-          keep(nccl.Send(At(send, sent), out, ncclInt8, p, lane->comm, stream));
+          keep(nccl.Send(At(send, sent), out, ncclInt8, p, lane->comm, lane->stream));
         }
         received += in;
         sent += out;
@@ -216,13 +236,13 @@ class NcclCommunicator : public Communicator {
 
   void BesideFollowsCompute() {
     const cudaEvent_t before = runtime_->RecordEvent(runtime_->compute());
-    const cudaError_t error = cudaStreamWaitEvent(runtime_->beside(), before, 0);
+    const cudaError_t error = cudaStreamWaitEvent(beside_.stream, before, 0);
     ELA_CHECK(error == cudaSuccess, "%s", cudaGetErrorString(error));
     runtime_->GiveEvent(before);
   }
 
   std::unique_ptr<Pending> NewPending() {
-    return std::make_unique<NcclPending>(runtime_, runtime_->RecordEvent(runtime_->beside()));
+    return std::make_unique<NcclPending>(runtime_, runtime_->RecordEvent(beside_.stream));
   }
 
   std::shared_ptr<NcclRuntime> runtime_;

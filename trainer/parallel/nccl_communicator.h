@@ -5,9 +5,10 @@
 // its buffers and must be the same on all ranks. No NCCL reduction is ever used.
 //
 // Calls on device buffers return once they are enqueued on the device's stream: what comes after
-// them there waits, the host does not. AllGatherStart and SendRecvStart run beside that stream, on
-// a stream and an NCCL communicator of their own, after what the device's stream was given before
-// them; Wait makes the device's stream wait.
+// them there waits, the host does not. What a group starts (AllGatherStart, AllToAllVStart,
+// SendRecvStart) runs beside that stream, on a stream and an NCCL communicator that are the
+// group's own, after what the device's stream was given before them; Wait makes the device's
+// stream wait. So the shards of a sequence do not wait for the sums of gradients over the world.
 //
 // A rank that dies or stops cannot be waited for on the device, so one thread watches: if NCCL
 // reports an error, or a call that is next in line has not ended within the timeout, every NCCL

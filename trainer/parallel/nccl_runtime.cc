@@ -48,7 +48,6 @@ absl::StatusOr<NcclLibrary> NcclLibrary::Load() {
 NcclRuntime::NcclRuntime(const NcclLibrary& library, kernels::CudaDevice* device,
                          double timeout_seconds)
     : library_(library), device_(device), timeout_(absl::Seconds(timeout_seconds)) {
-  CheckCuda(cudaStreamCreateWithFlags(&beside_, cudaStreamNonBlocking), "cudaStreamCreate");
   watcher_ = std::thread([this] { Watch(); });
 }
 
@@ -59,11 +58,19 @@ NcclRuntime::~NcclRuntime() {
   }
   watcher_.join();
   absl::MutexLock lock(&mutex_);
-  for (const std::deque<Watched>* watched : {&on_compute_, &on_beside_}) {
-    for (const Watched& w : *watched) cudaEventDestroy(w.done);
+  for (const auto& [stream, queue] : queues_) {
+    for (const Watched& w : queue.calls) cudaEventDestroy(w.done);
   }
   for (cudaEvent_t event : free_events_) cudaEventDestroy(event);
-  cudaStreamDestroy(beside_);
+  for (cudaStream_t stream : streams_) cudaStreamDestroy(stream);
+}
+
+cudaStream_t NcclRuntime::NewStream() {
+  cudaStream_t stream = nullptr;
+  CheckCuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
+  absl::MutexLock lock(&mutex_);
+  streams_.push_back(stream);
+  return stream;
 }
 
 absl::Status NcclRuntime::fault() const {
@@ -145,10 +152,10 @@ absl::Status NcclRuntime::Enqueue(ncclComm_t comm, cudaStream_t stream, const st
     Fail(absl::UnavailableError(absl::StrCat("NCCL: ", op, ": ", status.message())));
     return fault_;
   }
-  std::deque<Watched>& watched = stream == beside_ ? on_beside_ : on_compute_;
-  if (watched.empty()) (stream == beside_ ? beside_since_ : compute_since_) = absl::Now();
-  watched.push_back({TakeEvent(), comm, op});
-  CheckCuda(cudaEventRecord(watched.back().done, stream), "cudaEventRecord");
+  Queue& queue = queues_[stream];
+  if (queue.calls.empty()) queue.since = absl::Now();
+  queue.calls.push_back({TakeEvent(), comm, op});
+  CheckCuda(cudaEventRecord(queue.calls.back().done, stream), "cudaEventRecord");
   return absl::OkStatus();
 }
 
@@ -159,20 +166,20 @@ void NcclRuntime::Fail(const absl::Status& status) {
   comms_.clear();
 }
 
-void NcclRuntime::LookAt(std::deque<Watched>* watched, absl::Time* since) {
-  while (!watched->empty() && cudaEventQuery(watched->front().done) == cudaSuccess) {
-    free_events_.push_back(watched->front().done);
-    watched->pop_front();
-    *since = absl::Now();
+void NcclRuntime::LookAt(Queue* queue) {
+  while (!queue->calls.empty() && cudaEventQuery(queue->calls.front().done) == cudaSuccess) {
+    free_events_.push_back(queue->calls.front().done);
+    queue->calls.pop_front();
+    queue->since = absl::Now();
   }
-  if (watched->empty() || !fault_.ok()) return;
-  const Watched& next = watched->front();
+  if (queue->calls.empty() || !fault_.ok()) return;
+  const Watched& next = queue->calls.front();
   ncclResult_t error = ncclSuccess;
   if (comms_.count(next.comm) > 0) library_.CommGetAsyncError(next.comm, &error);
   if (error != ncclSuccess && error != ncclInProgress) {
     Fail(absl::UnavailableError(
         absl::StrCat("NCCL: ", next.op, ": ", library_.GetErrorString(error))));
-  } else if (absl::Now() - *since > timeout_) {
+  } else if (absl::Now() - queue->since > timeout_) {
     Fail(absl::UnavailableError(absl::StrCat("NCCL: ", next.op, " did not end within ",
                                              absl::FormatDuration(timeout_),
                                              ": a rank is gone, stopped or makes other calls")));
@@ -183,8 +190,7 @@ void NcclRuntime::Watch() {
   device_->Bind();
   absl::MutexLock lock(&mutex_);
   while (!mutex_.AwaitWithTimeout(absl::Condition(&stopping_), absl::Milliseconds(50))) {
-    LookAt(&on_compute_, &compute_since_);
-    LookAt(&on_beside_, &beside_since_);
+    for (auto& [stream, queue] : queues_) LookAt(&queue);
   }
 }
 

@@ -7,6 +7,7 @@
 
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <set>
 #include <string>
@@ -50,7 +51,8 @@ class NcclRuntime {
 
   kernels::CudaDevice& device() const { return *device_; }
   cudaStream_t compute() const { return static_cast<cudaStream_t>(device_->stream()); }
-  cudaStream_t beside() const { return beside_; }
+  /// A stream that runs beside the device's; ended with the runtime.
+  cudaStream_t NewStream();
   const NcclLibrary& nccl() const { return library_; }
 
   /// Joins the communicator of `id`; every rank of it at about the same time.
@@ -73,25 +75,26 @@ class NcclRuntime {
     ncclComm_t comm;
     std::string op;
   };
+  struct Queue {
+    std::deque<Watched> calls;  // in the order of their stream
+    absl::Time since;           // when the front became the next in line
+  };
   absl::Status Settle(ncclComm_t comm, ncclResult_t result, absl::Time deadline);
   cudaEvent_t TakeEvent() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Fail(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Watch();
-  void LookAt(std::deque<Watched>* watched, absl::Time* since)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void LookAt(Queue* queue) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const NcclLibrary library_;
   kernels::CudaDevice* const device_;
   const absl::Duration timeout_;
-  cudaStream_t beside_ = nullptr;
 
   mutable absl::Mutex mutex_;
   absl::Status fault_ ABSL_GUARDED_BY(mutex_);
   std::set<ncclComm_t> comms_ ABSL_GUARDED_BY(mutex_);
   std::vector<cudaEvent_t> free_events_ ABSL_GUARDED_BY(mutex_);
-  // In the order of their streams; `since`: when the front became the next in line.
-  std::deque<Watched> on_compute_ ABSL_GUARDED_BY(mutex_), on_beside_ ABSL_GUARDED_BY(mutex_);
-  absl::Time compute_since_ ABSL_GUARDED_BY(mutex_), beside_since_ ABSL_GUARDED_BY(mutex_);
+  std::vector<cudaStream_t> streams_ ABSL_GUARDED_BY(mutex_);
+  std::map<cudaStream_t, Queue> queues_ ABSL_GUARDED_BY(mutex_);
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread watcher_;
 };

@@ -73,21 +73,49 @@ absl::Status PendingCallsDoNotMix(Communicator& world) {
 
 size_t Uneven(int from, int to) { return static_cast<size_t>((from * 7 + to * 3) % 5) * 11; }
 
-absl::Status AllToAllMovesUnevenParts(Communicator& world) {
-  for (bool nothing : {false, true}) {
-    std::vector<size_t> send_bytes, recv_bytes;
-    Bytes send, expected;
+/// An all-to-all of `scale` times Uneven bytes, and where it goes.
+struct UnevenParts {
+  UnevenParts(const Communicator& world, size_t scale, int salt) {
     for (int p = 0; p < world.size(); ++p) {
-      send_bytes.push_back(nothing ? 0 : Uneven(world.rank(), p));
-      recv_bytes.push_back(nothing ? 0 : Uneven(p, world.rank()));
-      const Bytes to = Pattern(send_bytes.back(), world.rank(), p, 3);
-      const Bytes from = Pattern(recv_bytes.back(), p, world.rank(), 3);
+      send_bytes.push_back(scale * Uneven(world.rank(), p));
+      recv_bytes.push_back(scale * Uneven(p, world.rank()));
+      const Bytes to = Pattern(send_bytes.back(), world.rank(), p, salt);
+      const Bytes from = Pattern(recv_bytes.back(), p, world.rank(), salt);
       send.insert(send.end(), to.begin(), to.end());
       expected.insert(expected.end(), from.begin(), from.end());
     }
-    Bytes recv(expected.size(), 0xee);
-    ELA_RETURN_IF_ERROR(world.AllToAllV(recv.data(), recv_bytes, send.data(), send_bytes));
-    ELA_EXPECT_THAT(recv == expected);
+    recv.assign(expected.size(), 0xee);
+  }
+  std::vector<size_t> send_bytes, recv_bytes;
+  Bytes send, recv, expected;
+};
+
+absl::Status AllToAllMovesUnevenParts(Communicator& world) {
+  for (size_t scale : {0, 1}) {
+    UnevenParts parts(world, scale, 3);
+    ELA_RETURN_IF_ERROR(
+        world.AllToAllV(parts.recv.data(), parts.recv_bytes, parts.send.data(), parts.send_bytes));
+    ELA_EXPECT_THAT(parts.recv == parts.expected);
+  }
+  return absl::OkStatus();
+}
+
+/// Of messages that MPI sends at once and of others, with an all-gather of all ranks between their
+/// start and their end.
+absl::Status AllToAllGoesOnBesideOtherCalls(Communicator& world) {
+  std::vector<UnevenParts> parts;
+  for (size_t scale : {1, 3000, 0}) parts.emplace_back(world, scale, static_cast<int>(scale % 7));
+  std::vector<std::unique_ptr<Pending>> pending;
+  for (UnevenParts& p : parts) {
+    ELA_ASSIGN_OR_RETURN(auto started, world.AllToAllVStart(p.recv.data(), p.recv_bytes,
+                                                            p.send.data(), p.send_bytes));
+    pending.push_back(std::move(started));
+  }
+  ELA_RETURN_IF_ERROR(AllGatherIsEveryonesPart(world));
+  for (size_t i : {1, 0, 2}) {
+    ELA_RETURN_IF_ERROR(pending[i]->Wait());
+    ELA_EXPECT_THAT(parts[i].recv == parts[i].expected, ", call ", i);
+    ELA_RETURN_IF_ERROR(pending[i]->Wait());
   }
   return absl::OkStatus();
 }
@@ -193,6 +221,7 @@ std::vector<NamedCheck> CollectiveChecks() {
           {"AllGatherWorksInPlace", AllGatherWorksInPlace},
           {"PendingCallsDoNotMix", PendingCallsDoNotMix},
           {"AllToAllMovesUnevenParts", AllToAllMovesUnevenParts},
+          {"AllToAllGoesOnBesideOtherCalls", AllToAllGoesOnBesideOtherCalls},
           {"RingStepsCarryMessagesRound", RingStepsCarryMessagesRound},
           {"BroadcastReachesAllFromAnyRoot", BroadcastReachesAllFromAnyRoot},
           {"BarriersDoNotDisturbWhatIsUnderWay", BarriersDoNotDisturbWhatIsUnderWay},

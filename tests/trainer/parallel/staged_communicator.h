@@ -101,6 +101,18 @@ class StagedCommunicator : public Communicator {
     return absl::OkStatus();
   }
 
+  absl::StatusOr<std::unique_ptr<Pending>> AllToAllVStart(
+      void* recv, const std::vector<size_t>& recv_bytes, const void* send,
+      const std::vector<size_t>& send_bytes) override {
+    auto pending = std::make_unique<StagedPending>(recv, Staged(recv, Sum(recv_bytes)),
+                                                   Staged(send, Sum(send_bytes)));
+    ELA_ASSIGN_OR_RETURN(std::unique_ptr<Pending> inner,
+                         inner_->AllToAllVStart(pending->recv().memory.data(), recv_bytes,
+                                                pending->send().memory.data(), send_bytes));
+    pending->Follow(std::move(inner));
+    return pending;
+  }
+
   absl::StatusOr<std::unique_ptr<Pending>> SendRecvStart(void* recv, size_t recv_bytes, int from,
                                                          const void* send, size_t send_bytes,
                                                          int to) override {
