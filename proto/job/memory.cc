@@ -51,41 +51,67 @@ struct Sizes {
   bool pre_norm;
 };
 
-// Elements of this rank's two flat buffers (ParameterStore).
+// Elements of this rank's two flat buffers (ParameterStore), and what the rank that owns most of
+// them keeps (Zero1Optimizer).
 struct Classes {
   explicit Classes(const Sizes& s) {
-    std::vector<ParameterInfo> replicated, experts;
+    std::vector<std::vector<ParameterInfo>> parts, experts;
     for (const ParameterInfo& parameter : Parameters(s.model)) {
-      (parameter.is_expert ? experts : replicated).push_back(parameter);
+      parts.resize(static_cast<size_t>(parameter.part) + 1);
+      experts.resize(parts.size());
+      (parameter.is_expert ? experts : parts).back().push_back(parameter);
     }
-    experts.resize(experts.size() / static_cast<size_t>(s.expert));  // on every rank as many, alike
     const int64_t expert_data = std::max<int64_t>(1, s.ranks / s.expert);
-    const std::vector<int64_t> dense_offsets = FlatOffsets(replicated);
-    const std::vector<int64_t> expert_offsets = FlatOffsets(experts);
-    dense = RoundUp(dense_offsets.back(), s.ranks * kParameterAlignment);
-    own_experts = RoundUp(expert_offsets.back(), expert_data * kParameterAlignment);
-    shard = dense / s.ranks + own_experts / expert_data;
-    trained = MostTrained(s, replicated, dense_offsets, dense / s.ranks) +
-              MostTrained(s, experts, expert_offsets, own_experts / expert_data);
+    Owners dense(s.ranks), own_experts(expert_data);
+    for (size_t part = 0; part < parts.size(); ++part) {
+      experts[part].resize(experts[part].size() / static_cast<size_t>(s.expert));  // all alike
+      const int64_t numel = Add(s, parts[part], &dense),
+                    of_experts = Add(s, experts[part], &own_experts);
+      const int64_t sent = part == 0 ? std::min(numel, LongestBucket(s.ranks)) : numel;
+      received =
+          std::max(received, (s.ranks > 1 ? 2 * sent : 0) + (expert_data > 1 ? 2 * of_experts : 0));
+    }
+    for (int64_t r = 0; r < s.ranks; ++r) {
+      const auto d = static_cast<size_t>(r), e = static_cast<size_t>(r / s.expert % expert_data);
+      const int64_t moments = dense.trained[d] + own_experts.trained[e];
+      trained = std::max(trained, moments);
+      staged = std::max(staged, dense.owned[d] + own_experts.owned[e] + 2 * moments);
+    }
   }
-  // Of the elements that train in any of a flat buffer's pieces.
-  static int64_t MostTrained(const Sizes& s, const std::vector<ParameterInfo>& parameters,
-                             const std::vector<int64_t>& offsets, int64_t piece) {
-    std::vector<int64_t> trained(static_cast<size_t>((offsets.back() + piece - 1) / piece));
-    for (size_t i = 0; i < parameters.size(); ++i) {
-      if (s.lobe_only && !IsOfLobe(parameters[i])) continue;
-      const int64_t end = offsets[i] + parameters[i].numel();
+  // What each rank of a class's group owns, without padding.
+  struct Owners {
+    explicit Owners(int64_t ranks)
+        : owned(static_cast<size_t>(ranks)), trained(static_cast<size_t>(ranks)) {}
+    std::vector<int64_t> owned, trained;
+  };
+  // A part's elements, dealt out bucket by bucket. Returns how many there are with padding.
+  int64_t Add(const Sizes& s, const std::vector<ParameterInfo>& part, Owners* owners) {
+    const auto ranks = static_cast<int64_t>(owners->owned.size());
+    const std::vector<int64_t> offsets = FlatOffsets(part);
+    const int64_t padded = PaddedPart(offsets.back(), ranks), longest = LongestBucket(ranks);
+    for (size_t i = 0; i < part.size(); ++i) {
+      const int64_t end = offsets[i] + part[i].numel();
       for (int64_t at = offsets[i]; at < end;) {
-        const int64_t cut = std::min(end, (at / piece + 1) * piece);
-        trained[static_cast<size_t>(at / piece)] += cut - at;
+        const int64_t bucket = at / longest * longest;
+        const int64_t piece = std::min(longest, padded - bucket) / ranks;
+        const int64_t rank = (at - bucket) / piece;
+        const int64_t cut = std::min(end, bucket + (rank + 1) * piece);
+        owners->owned[static_cast<size_t>(rank)] += cut - at;
+        if (!s.lobe_only || IsOfLobe(part[i])) {
+          owners->trained[static_cast<size_t>(rank)] += cut - at;
+        }
         at = cut;
       }
     }
-    return *std::max_element(trained.begin(), trained.end());
+    elements += padded;
+    masters += padded / ranks;
+    return padded;
   }
-  int64_t dense, own_experts;
-  int64_t shard;    // elements whose masters live here
-  int64_t trained;  // elements whose moments live here
+  int64_t elements = 0;  // of both buffers
+  int64_t masters = 0;   // whose masters live here, with padding
+  int64_t trained = 0;   // whose moments live here
+  int64_t staged = 0;    // of a snapshot: masters and both moments, without padding
+  int64_t received = 0;  // of the others' gradients: of the widest part, and once more
 };
 
 // Features of a head of D numbers: hadamard_exp's are its elements, the others add a norm and a 1.
@@ -294,17 +320,15 @@ int64_t LossWork(const Sizes& s) {
          (s.element == kFloat ? 0 : Block(columns * s.d, kFloat));
 }
 
-// The widest moment of a step: the loss, one layer's backward pass between the gradients that it
-// takes and gives, or a piece of the gradients on its way between all ranks.
+// The widest moment of a step: the loss, or one layer's backward pass between the gradients that it
+// takes and gives.
 int64_t Workspace(const Sizes& s) {
-  constexpr int64_t kReducedFloats = 1 << 18;  // of each rank's piece, sent and received
-  constexpr int64_t kSmall = 1 << 16;          // sums of gains, angles, counts
+  constexpr int64_t kSmall = 1 << 16;  // sums of gains, angles, counts
   const int64_t stream = 2 * Block(s.t * s.d, s.element) + Uploaded(s);
   const int64_t between = (s.pre_norm ? 2 : 1) + (s.model.memory_lobe().enabled() ? 1 : 0);
   const int64_t layer =
       between * Block(s.t * s.d, s.element) + std::max(AttentionWork(s), MoeWork(s));
-  const int64_t reduction = s.ranks > 1 ? 2 * s.ranks * Block(kReducedFloats, kFloat) : 0;
-  return kSmall + std::max(stream + std::max(layer, LossWork(s)), reduction);
+  return kSmall + stream + std::max(layer, LossWork(s));
 }
 
 }  // namespace
@@ -316,17 +340,16 @@ MemoryPlan PlanMemory(const v1::TrainingJob& resolved) {
 MemoryPlan PlanMemory(const v1::TrainingJob& resolved, bool on_device) {
   const Sizes sizes(resolved, on_device);
   const Classes classes(sizes);
-  const int64_t elements = classes.dense + classes.own_experts;
   const bool masters = sizes.element != kFloat;
   MemoryPlan plan;
-  plan.parameters = elements * sizes.element;
-  plan.gradients = elements * kFloat;
-  plan.optimizer = (classes.trained * 2 + (masters ? classes.shard : 0)) * kFloat;
+  plan.parameters = classes.elements * sizes.element;
+  plan.gradients = (classes.elements + classes.received) * kFloat;
+  plan.optimizer = (classes.trained * 2 + (masters ? classes.masters : 0)) * kFloat;
   plan.activations = Activations(sizes);
   plan.workspace = Workspace(sizes);
   // Masters and both moments, copied so that training can go on while they are written.
   if (resolved.spec().checkpoint().async()) {
-    plan.staging = (classes.shard + classes.trained * 2) * kFloat;
+    plan.staging = classes.staged * kFloat;
   }
   return plan;
 }

@@ -1,5 +1,6 @@
 #include "proto/job/plan.h"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -9,16 +10,18 @@ namespace {
 class ParameterList {
  public:
   void Matrix(std::string name, int64_t rows, int64_t columns, bool is_expert = false) {
-    list_.push_back({std::move(name), {rows, columns}, is_expert, /*decays=*/true});
+    list_.push_back({std::move(name), {rows, columns}, is_expert, /*decays=*/true, part_});
   }
   // A gain or a bias: weight decay would pull it away from the value that means "none".
   void Vector(std::string name, int64_t size) {
-    list_.push_back({std::move(name), {size}, /*is_expert=*/false, /*decays=*/false});
+    list_.push_back({std::move(name), {size}, /*is_expert=*/false, /*decays=*/false, part_});
   }
+  void NextPart() { ++part_; }
   std::vector<ParameterInfo> Take() { return std::move(list_); }
 
  private:
   std::vector<ParameterInfo> list_;
+  int64_t part_ = 0;
 };
 
 void AddLayer(const v1::ModelSpec& model, const std::string& prefix, ParameterList* list) {
@@ -95,10 +98,21 @@ std::vector<ParameterInfo> Parameters(const v1::ModelSpec& model) {
   ParameterList list;
   list.Matrix("embed.weight", model.vocab_size(), model.hidden_size());
   for (int64_t i = 0; i < model.num_layers(); ++i) {
+    list.NextPart();
     AddLayer(model, "layers." + std::to_string(i) + ".", &list);
   }
   if (model.final_norm()) list.Vector("final_norm.weight", model.hidden_size());
   return list.Take();
+}
+
+int64_t PaddedPart(int64_t numel, int64_t ranks) {
+  const int64_t multiple = kParameterAlignment * ranks;
+  return (numel + multiple - 1) / multiple * multiple;
+}
+
+int64_t LongestBucket(int64_t ranks, int64_t bucket_numel) {
+  const int64_t multiple = kParameterAlignment * ranks;
+  return std::max(bucket_numel / multiple, int64_t{1}) * multiple;
 }
 
 // In closed form, so that a job of any legal size is counted without listing its tensors.

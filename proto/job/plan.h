@@ -17,6 +17,7 @@ struct ParameterInfo {
   std::vector<int64_t> shape;  // rows are outputs
   bool is_expert = false;      // one expert's own tensor: sharded over the expert group
   bool decays = true;          // weight decay applies (not to gains and biases)
+  int64_t part = 0;            // 0: the embedding, i + 1: layer i, the last one with the final norm
   int64_t numel() const;
 };
 
@@ -29,11 +30,19 @@ bool IsOfLobe(const ParameterInfo& parameter);
 std::vector<ParameterInfo> Parameters(const v1::ModelSpec& model);
 int64_t ParameterCount(const v1::ModelSpec& model);
 
-/// Where the parameters of one flat buffer begin, in elements, and where the last one ends [n + 1].
+/// Where a flat buffer's parameters of one part begin, from its begin in elements, and where the last one ends [n + 1].
 /// Each begins at a multiple of kParameterAlignment, as fast products and 16-byte accesses want it;
 /// only a matrix behind one of as many columns follows without a gap, so that q, k and v are one.
 inline constexpr int64_t kParameterAlignment = 64;  // 128 bytes of bf16
 std::vector<int64_t> FlatOffsets(const std::vector<ParameterInfo>& parameters);
+
+/// How ranks share a flat buffer of parameters. What a part has in it is padded with zeros to
+/// PaddedPart elements and cut into buckets of at most LongestBucket; each bucket is summed,
+/// updated and gathered as one, and its elements are dealt to the ranks in equal pieces, aligned
+/// as parameters are.
+inline constexpr int64_t kBucketNumel = int64_t{1} << 22;
+int64_t PaddedPart(int64_t numel, int64_t ranks);
+int64_t LongestBucket(int64_t ranks, int64_t bucket_numel = kBucketNumel);
 
 /// Parameters that take part in products per token (experts: top_k of them; embedding once, as the
 /// output head), and the model FLOPs of one trained token: 6 x those, plus 12 L H D per softmax
@@ -43,7 +52,7 @@ double ModelFlopsPerToken(const v1::ModelSpec& model, int64_t seq_len);
 
 struct MemoryPlan {  // bytes on one rank
   int64_t parameters = 0;
-  int64_t gradients = 0;
+  int64_t gradients = 0;    // this rank's, and where those of the others arrive
   int64_t optimizer = 0;    // ZeRO-1 shard: fp32 masters (bf16 only), both moments of what trains
   int64_t activations = 0;  // saved for the backward pass, one micro-batch
   int64_t workspace = 0;    // scratch, dispatch and collective buffers

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "proto/status_macros.h"
 #include "trainer/parallel/agreement.h"
@@ -13,11 +14,12 @@ using kernels::ArenaScope;
 using kernels::Tensor;
 
 TrainStep::TrainStep(const v1::JobSpec& spec, Decoder* decoder, ParameterStore* store,
-                     const Mesh* mesh)
+                     const Mesh* mesh, AtPart gradients_final)
     : spec_(spec),
       decoder_(decoder),
       store_(store),
       mesh_(mesh),
+      gradients_final_(std::move(gradients_final)),
       layers_(spec.model().num_layers()),
       experts_(spec.model().moe().num_experts()),
       batch_tokens_(spec.training().global_batch_size() * spec.data().seq_len()),
@@ -51,7 +53,7 @@ std::vector<double> TrainStep::BalanceGradient(const std::vector<int64_t>& count
 }
 
 absl::Status TrainStep::RunMicroBatch(const LayerContext& layer, const TokenRows& rows,
-                                      bool counted, StepLoss* out) {
+                                      bool counted, bool last, StepLoss* out) {
   const ArenaScope scope(layer.ctx.scratch);
   RoutingStatistics local(layers_, experts_);
   ELA_RETURN_IF_ERROR(decoder_->Forward(layer, rows, experts_ > 1 ? &local : nullptr));
@@ -71,7 +73,8 @@ absl::Status TrainStep::RunMicroBatch(const LayerContext& layer, const TokenRows
     for (size_t i = 0; i < gradient.size(); ++i) aux_sum_ += gradient[i] * local.prob_sums[i];
     dprobs = layer.ScratchStatistic({layers_, experts_}, gradient);
   }
-  return decoder_->Backward(layer, rows, scale_, dprobs, &loss_sum_);
+  return decoder_->Backward(layer, rows, scale_, dprobs, &loss_sum_,
+                            last ? gradients_final_ : AtPart());
 }
 
 absl::Status TrainStep::Share(uint32_t flags, StepLoss* out) {
@@ -107,7 +110,8 @@ absl::StatusOr<StepLoss> TrainStep::Run(const LayerContext& layer, const StepBat
                            spec_.model().moe().aux_scope() == v1::AUX_SCOPE_GLOBAL_BATCH;
   if (count_first) ELA_RETURN_IF_ERROR(CountFirst(layer, batch, &out.routing));
   for (const TokenRows& rows : batch.micro) {
-    ELA_RETURN_IF_ERROR(RunMicroBatch(layer, rows, count_first, &out));
+    const bool last = &rows == &batch.micro.back();
+    ELA_RETURN_IF_ERROR(RunMicroBatch(layer, rows, count_first, last, &out));
   }
   ELA_RETURN_IF_ERROR(Share(flags, &out));
   return out;

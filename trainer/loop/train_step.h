@@ -43,7 +43,10 @@ struct StepLoss {
 
 class TrainStep {
  public:
-  TrainStep(const v1::JobSpec& spec, Decoder* decoder, ParameterStore* store, const Mesh* mesh);
+  /// `gradients_final` (may be empty): called in the last micro-batch's backward pass, as
+  /// Decoder::Backward calls after_layer.
+  TrainStep(const v1::JobSpec& spec, Decoder* decoder, ParameterStore* store, const Mesh* mesh,
+            AtPart gradients_final = {});
 
   /// Collective. Zeroes the gradients, then adds those of the batch. `filled`: whether this rank
   /// got its batch; an error on one rank is returned by all. `flags`: this rank's.
@@ -57,13 +60,14 @@ class TrainStep {
   /// d aux / d (sum of probabilities), [N, E], if `counts` of `tokens` tokens chose each expert.
   std::vector<double> BalanceGradient(const std::vector<int64_t>& counts, int64_t tokens) const;
   absl::Status RunMicroBatch(const LayerContext& layer, const TokenRows& rows, bool counted,
-                             StepLoss* out);
+                             bool last, StepLoss* out);
   absl::Status Share(uint32_t flags, StepLoss* out);
 
   v1::JobSpec spec_;
   Decoder* decoder_;
   ParameterStore* store_;
   const Mesh* mesh_;
+  AtPart gradients_final_;
   int64_t layers_, experts_;
   int64_t batch_tokens_;  // of the global batch
   double aux_coef_;       // 0 with one expert: its balance loss is constant

@@ -213,10 +213,12 @@ absl::Status Trainer::BuildModel() {
   const v1::MemoryLobeSpec& lobe = spec().model().memory_lobe();
   const bool causal = spec().training().objective() != v1::OBJECTIVE_MASKED_TOKEN;
   leaks_ = causal && lobe.enabled() && lobe.mode() == v1::LOBE_MODE_BIDIRECTIONAL;
-  decoder_ = std::make_unique<Decoder>(
-      spec().model(), store_.get(), mesh_.get(),
-      DecoderOptions{.recompute = spec().training().recompute(), .causal = causal});
-  train_step_ = std::make_unique<TrainStep>(spec(), decoder_.get(), store_.get(), mesh_.get());
+  DecoderOptions decoder = {.recompute = spec().training().recompute(), .causal = causal};
+  decoder.before_part = [this](int64_t part) { return optimizer_->AwaitParameters(part); };
+  decoder_ = std::make_unique<Decoder>(spec().model(), store_.get(), mesh_.get(), decoder);
+  train_step_ = std::make_unique<TrainStep>(
+      spec(), decoder_.get(), store_.get(), mesh_.get(),
+      [this](int64_t part) { return optimizer_->StartReducing(layer_.ctx, part); });
 
   const v1::OptimizerSpec& o = spec().optimizer();
   OptimizerConfig config;

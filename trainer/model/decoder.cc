@@ -55,6 +55,10 @@ void Decoder::Forget(const LayerContext& layer) {
   holds_ = false;
 }
 
+absl::Status Decoder::BeforePart(int64_t part) const {
+  return options_.before_part ? options_.before_part(part) : absl::OkStatus();
+}
+
 absl::Status Decoder::RunLayers(const LayerContext& context, const TokenRows& rows,
                                 RoutingStatistics* routing) {
   LayerContext layer = context;
@@ -71,6 +75,7 @@ absl::Status Decoder::RunLayers(const LayerContext& context, const TokenRows& ro
       kernels::Uploaded(ctx, Tensor::Of(slow_path_.data(), {model_.num_layers()}));
   for (size_t i = 0; i < layers_.size(); ++i) {
     const size_t mark = layer.saved->Mark();
+    ELA_RETURN_IF_ERROR(BeforePart(static_cast<int64_t>(i) + 1));
     ELA_RETURN_IF_ERROR(layers_[i]->Forward(layer, inputs_[i + 1], inputs_[i], rows));
     CountSlowPath(ctx, slow_path, i);
     if (routing != nullptr) {
@@ -105,6 +110,7 @@ absl::Status Decoder::Forward(const LayerContext& layer, const TokenRows& rows,
     final_rstd_ = layer.SavedStatistic({t});
   }
 
+  ELA_RETURN_IF_ERROR(BeforePart(0));
   {
     const ArenaScope scope(layer.ctx.scratch);
     kernels::EmbeddingForward(layer.ctx, inputs_[0], kernels::Uploaded(layer.ctx, rows.ids()),
@@ -118,7 +124,7 @@ absl::Status Decoder::Forward(const LayerContext& layer, const TokenRows& rows,
 }
 
 absl::Status Decoder::Backward(const LayerContext& context, const TokenRows& rows, double scale,
-                               Tensor dprobs, double* loss_sum) {
+                               Tensor dprobs, double* loss_sum, const AtPart& after_layer) {
   const kernels::TraceRange range("Decoder::Backward");
   LayerContext layer = context;
   layer.positions = positions_;
@@ -150,6 +156,7 @@ absl::Status Decoder::Backward(const LayerContext& context, const TokenRows& row
     ELA_RETURN_IF_ERROR(layers_[i]->Backward(layer, dx, dout, dprobs_i, rows));
     CountSlowPath(ctx, slow_path, i);
     if (options_.recompute) layer.saved->Release(mark);
+    if (after_layer) ELA_RETURN_IF_ERROR(after_layer(static_cast<int64_t>(i) + 1));
   }
   kernels::EmbeddingBackward(ctx, embed_.grad, dx, kernels::Uploaded(ctx, rows.ids()));
   if (loss.data() != loss_sum) kernels::CopyOut(ctx, loss_sum, loss);

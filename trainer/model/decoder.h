@@ -9,6 +9,7 @@
 // final_norm.weight.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -29,9 +30,13 @@ struct RoutingStatistics {
   void Add(const RoutingStatistics& other);
 };
 
+/// Told where a pass is, in parts of the model (job::ParameterInfo::part). An error ends the pass.
+using AtPart = std::function<absl::Status(int64_t part)>;
+
 struct DecoderOptions {
   bool recompute = false;
   bool causal = true;  // false: the masked_token objective
+  AtPart before_part;  // a forward pass comes to it: its parameters must be there. May be empty
 };
 
 class Decoder {
@@ -45,9 +50,11 @@ class Decoder {
                        RoutingStatistics* routing);
   /// After Forward: *loss_sum += sum over the valid targets; the gradients of scale x that sum and
   /// of the balance loss are added to the store's. `dprobs` [N, E] (empty: none): the balance
-  /// loss's gradient in the probabilities of every token.
+  /// loss's gradient in the probabilities of every token. `after_layer` (may be empty): the pass
+  /// adds to no gradient of this part or of those above it any more; not called for the embedding,
+  /// which is the end of the pass.
   absl::Status Backward(const LayerContext& context, const TokenRows& rows, double scale,
-                        kernels::Tensor dprobs, double* loss_sum);
+                        kernels::Tensor dprobs, double* loss_sum, const AtPart& after_layer = {});
   /// After Forward, without gradients.
   void Loss(const LayerContext& layer, const TokenRows& rows, double* loss_sum) const;
   /// After Forward: logprob [T] of each target, 0 where there is none.
@@ -76,6 +83,7 @@ class Decoder {
   const ResidualLayer& layer(int64_t i) const { return *layers_[static_cast<size_t>(i)]; }
 
  private:
+  absl::Status BeforePart(int64_t part) const;
   absl::Status RunLayers(const LayerContext& context, const TokenRows& rows,
                          RoutingStatistics* routing);
 

@@ -13,8 +13,6 @@ using kernels::Tensor;
 
 namespace {
 
-int64_t RoundUp(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
-
 Tensor Shaped(char* data, DType dtype, const std::vector<int64_t>& shape) {
   ELA_CHECK(shape.size() == 1 || shape.size() == 2, "a parameter of %d dimensions",
             static_cast<int>(shape.size()));
@@ -64,24 +62,22 @@ ParameterStore::ParameterStore(const std::vector<job::ParameterInfo>& parameters
 
 void ParameterStore::Build(int64_t expert_begin, int64_t expert_end, int dense_shards,
                            int expert_shards) {
+  const std::array<int, 2> shards = {dense_shards, expert_shards};
   for (const job::ParameterInfo& info : all_) {
     const ParameterClass cls = info.is_expert ? ParameterClass::kExpert : ParameterClass::kDense;
     const int64_t expert = ExpertOf(info.name);
     ELA_CHECK(info.is_expert == (expert >= 0), "%s", info.name.c_str());
     if (info.is_expert && (expert < expert_begin || expert >= expert_end)) continue;
     Buffer& buffer = buffers_[static_cast<size_t>(cls)];
+    if (!buffer.segments.empty() && buffer.segments.back().info.part != info.part) {
+      ClosePart(shards[static_cast<size_t>(cls)], &buffer);
+    }
     places_[info.name] = {cls, buffer.segments.size()};
     buffer.segments.push_back({info, 0, Trains(info)});
   }
-  const std::array<int, 2> shards = {dense_shards, expert_shards};
   for (size_t c = 0; c < buffers_.size(); ++c) {
     Buffer& buffer = buffers_[c];
-    std::vector<job::ParameterInfo> infos;
-    for (const ParameterSegment& segment : buffer.segments) infos.push_back(segment.info);
-    const std::vector<int64_t> offsets = job::FlatOffsets(infos);
-    for (size_t s = 0; s < infos.size(); ++s) buffer.segments[s].offset = offsets[s];
-    buffer.numel = offsets.back();
-    buffer.padded = RoundUp(buffer.numel, shards[c] * job::kParameterAlignment);
+    if (!buffer.segments.empty()) ClosePart(shards[c], &buffer);
     const size_t n = static_cast<size_t>(buffer.padded);
     const kernels::Context ctx = memory();
     buffer.params = kernels::BackendMemory(n * SizeOf(options_.dtype), ctx.backend);
@@ -91,6 +87,24 @@ void ParameterStore::Build(int64_t expert_begin, int64_t expert_end, int dense_s
     }
   }
   ZeroGrads();
+}
+
+void ParameterStore::ClosePart(int64_t ranks, Buffer* buffer) const {
+  const int64_t part = buffer->segments.back().info.part;
+  int64_t begin = buffer->padded;
+  const auto first = std::find_if(buffer->segments.begin(), buffer->segments.end(),
+                                  [&](const ParameterSegment& s) { return s.info.part == part; });
+  std::vector<job::ParameterInfo> infos;
+  for (auto s = first; s != buffer->segments.end(); ++s) infos.push_back(s->info);
+  const std::vector<int64_t> offsets = job::FlatOffsets(infos);
+  for (size_t i = 0; i < infos.size(); ++i)
+    first[static_cast<int64_t>(i)].offset = begin + offsets[i];
+  buffer->numel = begin + offsets.back();
+  buffer->padded = begin + job::PaddedPart(offsets.back(), ranks);
+  const int64_t longest = job::LongestBucket(ranks, options_.bucket_numel);
+  for (; begin < buffer->padded; begin += longest) {
+    buffer->buckets.push_back({begin, std::min(begin + longest, buffer->padded), part});
+  }
 }
 
 kernels::Context ParameterStore::memory() const {
@@ -169,6 +183,10 @@ Tensor ParameterStore::flat_grads(ParameterClass cls) const {
 
 const std::vector<ParameterSegment>& ParameterStore::segments(ParameterClass cls) const {
   return buffers_[static_cast<size_t>(cls)].segments;
+}
+
+const std::vector<ParameterBucket>& ParameterStore::buckets(ParameterClass cls) const {
+  return buffers_[static_cast<size_t>(cls)].buckets;
 }
 
 int64_t ParameterStore::numel(ParameterClass cls) const {

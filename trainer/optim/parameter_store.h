@@ -2,9 +2,10 @@
 // job::Parameters().
 //
 // Classes: dense (replicated on all ranks; everything but the experts) and expert (this rank's own
-// experts). Tensors are aligned, and adjacent ones (q, k, v) can be seen as one (job::FlatOffsets).
-// What lies between them is zero; so is a flat buffer's end, which makes the shards of the ranks
-// that ZeRO-1 divides it among equal and aligned.
+// experts). Tensors are aligned, and adjacent ones of a part of the model (the embedding, a layer)
+// can be seen as one (q, k, v; job::FlatOffsets). What lies between them is zero; so is the end of
+// a part, which makes it a size that the ranks share evenly (job::PaddedPart): a part's gradients
+// are final at one moment of the backward pass, and buckets of them are summed from then on.
 #pragma once
 
 #include <array>
@@ -36,12 +37,20 @@ struct ParameterSegment {
   bool trainable = true;
 };
 
+/// Elements [begin, end) of a class's flat buffer, all of one part of the model: dealt to the ranks
+/// of the class's group in equal pieces.
+struct ParameterBucket {
+  int64_t begin = 0, end = 0;
+  int64_t part = 0;  // job::ParameterInfo::part
+};
+
 struct StoreOptions {
   kernels::DType dtype =
       kernels::DType::kF32;  // of the parameters: kF32, kBf16, or kF64 (gradient checks)
   bool gradients = true;     // false: inference
   bool lobe_only = false;    // train_only: memory_lobe. Everything else is frozen
-  kernels::CudaDevice* device = nullptr;  // whose memory holds them; null: the host's
+  kernels::CudaDevice* device = nullptr;     // whose memory holds them; null: the host's
+  int64_t bucket_numel = job::kBucketNumel;  // elements of a bucket, at most
 };
 
 class ParameterStore {
@@ -66,6 +75,7 @@ class ParameterStore {
   kernels::Tensor flat_params(ParameterClass cls) const;
   kernels::Tensor flat_grads(ParameterClass cls) const;
   const std::vector<ParameterSegment>& segments(ParameterClass cls) const;  // ascending offsets
+  const std::vector<ParameterBucket>& buckets(ParameterClass cls) const;    // ascending, no gaps
   int64_t numel(ParameterClass cls) const;  // up to the end of the last segment
 
   /// All parameters of the model, on whatever rank.
@@ -84,6 +94,7 @@ class ParameterStore {
  private:
   struct Buffer {
     std::vector<ParameterSegment> segments;
+    std::vector<ParameterBucket> buckets;
     int64_t numel = 0, padded = 0;
     kernels::BackendMemory params, grads;
   };
@@ -92,6 +103,8 @@ class ParameterStore {
     size_t segment;
   };
   void Build(int64_t expert_begin, int64_t expert_end, int dense_shards, int expert_shards);
+  /// The segments since the last bucket are a whole part: cuts it into buckets.
+  void ClosePart(int64_t ranks, Buffer* buffer) const;
   const Place& Find(std::string_view name) const;
   kernels::Tensor View(const Place& place, bool grad) const;
   kernels::Tensor Fused(std::string_view first, std::string_view last, bool grad) const;

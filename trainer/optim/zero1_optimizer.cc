@@ -2,29 +2,24 @@
 
 #include <algorithm>
 #include <cmath>
-#include <unordered_set>
+#include <utility>
 
 #include "kernels/ops.h"
 #include "proto/status_macros.h"
-#include "trainer/parallel/agreement.h"
-#include "trainer/parallel/ordered_sum.h"
 
 namespace ela::trainer {
 
 using kernels::DType;
+using kernels::SizeOf;
 using kernels::Tensor;
 
-namespace {
-
-float* FloatsOf(const kernels::BackendMemory& memory) {
+float* Zero1Optimizer::FloatsOf(const kernels::BackendMemory& memory) {
   return reinterpret_cast<float*>(memory.data());
 }
 
-Tensor FloatsAt(const kernels::BackendMemory& memory, int64_t begin, int64_t end) {
+Tensor Zero1Optimizer::FloatsAt(const kernels::BackendMemory& memory, int64_t begin, int64_t end) {
   return Tensor::Of(FloatsOf(memory) + begin, {end - begin});
 }
-
-}  // namespace
 
 Zero1Optimizer::Zero1Optimizer(const Mesh* mesh, ParameterStore* store,
                                const OptimizerConfig& config)
@@ -32,116 +27,100 @@ Zero1Optimizer::Zero1Optimizer(const Mesh* mesh, ParameterStore* store,
   const DType dtype = store->options().dtype;
   ELA_CHECK(dtype == DType::kF32 || dtype == DType::kBf16, "no optimizer for dtype %d",
             static_cast<int>(dtype));
-  for (const ParameterClass cls : kParameterClasses) {
-    Shard& shard = shards_[static_cast<size_t>(cls)];
-    shard.group = cls == ParameterClass::kDense ? &mesh->world() : &mesh->expert_data();
-    const int64_t padded = store->flat_params(cls).numel();
-    const int64_t owned = padded / shard.group->size();
-    shard.begin = owned * shard.group->rank();
-    shard.end = shard.begin + owned;
-    shard.state_begin = config.zero1 ? shard.begin : 0;
-    shard.state_end = config.zero1 ? shard.end : padded;
-    PlanShard(store->segments(cls), &shard);
-    const kernels::Context memory = store->memory();
-    const auto zeros = [&](int64_t floats) {
-      kernels::BackendMemory zeroed(static_cast<size_t>(floats) * sizeof(float), memory.backend);
-      kernels::Clear(memory, FloatsAt(zeroed, 0, floats));
-      return zeroed;
-    };
-    shard.m = zeros(shard.moments);
-    shard.v = zeros(shard.moments);
-    if (dtype == DType::kBf16) {
-      shard.master = zeros(shard.state_end - shard.state_begin);
-    }
-  }
-}
-
-// The segments, cut to the owned range and to that of the state.
-void Zero1Optimizer::PlanShard(const std::vector<ParameterSegment>& segments, Shard* shard) {
-  int64_t moments = 0;
-  const auto cut = [](const ParameterSegment& segment, int64_t begin, int64_t end, int64_t moment,
-                      std::vector<Interval>* intervals, std::vector<Run>* runs) {
-    const int64_t first = std::max(begin, segment.offset);
-    const int64_t last = std::min(end, segment.offset + segment.info.numel());
-    if (first >= last) return int64_t{0};
-    intervals->push_back({&segment.info, first - segment.offset, last - segment.offset, first,
-                          segment.trainable ? moment : -1});
-    if (!segment.trainable) return int64_t{0};
-    const bool decays = segment.info.decays;
-    if (!runs->empty() && runs->back().end == first && runs->back().decays == decays) {
-      runs->back().end = last;
-    } else {
-      runs->push_back({first, last, moment, decays});
-    }
-    return last - first;
+  const kernels::Context memory = store->memory();
+  const auto zeros = [&](int64_t floats) {
+    kernels::BackendMemory zeroed(static_cast<size_t>(floats) * sizeof(float), memory.backend);
+    kernels::Clear(memory, FloatsAt(zeroed, 0, floats));
+    return zeroed;
   };
-  for (const ParameterSegment& segment : segments) {
-    // Without ZeRO-1 the state has moments of the segment before the owned part of it, too.
-    const int64_t skipped = std::max<int64_t>(0, shard->begin - segment.offset) -
-                            std::max<int64_t>(0, shard->state_begin - segment.offset);
-    cut(segment, shard->begin, shard->end, moments + skipped, &shard->owned, &shard->norm_runs);
-    moments += cut(segment, shard->state_begin, shard->state_end, moments, &shard->state,
-                   &shard->update_runs);
-    shard->trains |= segment.trainable;
+  for (const ParameterClass cls : kParameterClasses) {
+    Communicator* group = cls == ParameterClass::kDense ? &mesh->world() : &mesh->expert_data();
+    for (const ParameterBucket& b : store->buckets(cls)) {
+      const int64_t piece = (b.end - b.begin) / group->size();
+      const int64_t own = b.begin + piece * group->rank();
+      buckets_.push_back({cls, group, b.part, b.begin, b.end, own, own + piece,
+                          config.zero1 ? own : b.begin, config.zero1 ? own + piece : b.end,
+                          state(cls).masters});
+      PlanBucket(store->segments(cls), &buckets_.back());
+    }
+    State& s = state(cls);
+    s.m = zeros(s.moments);
+    s.v = zeros(s.moments);
+    if (dtype == DType::kBf16) s.master = zeros(s.masters);
   }
-  shard->moments = moments;
+  std::stable_sort(buckets_.begin(), buckets_.end(),
+                   [](const Bucket& a, const Bucket& b) { return a.part < b.part; });
+  unreduced_ = buckets_.size();
+  ReserveReceived();
 }
 
-// Straight into host memory; by way of it to a device.
-absl::Status Zero1Optimizer::ReadInto(float* to, int64_t numel,
-                                      const std::function<absl::Status(float*)>& read) const {
-  const kernels::Context memory = store_->memory();
-  if (memory.device == nullptr) return read(to);
-  std::vector<float> values(static_cast<size_t>(numel));
-  ELA_RETURN_IF_ERROR(read(values.data()));
-  kernels::CopyIn(memory, Tensor::Of(to, {numel}), values.data());
+// A place for one layer, all of it, so that its sums run beside the backward pass of the next, or
+// for a bucket of the embedding; and another, for a rank that is ahead of the others.
+void Zero1Optimizer::ReserveReceived() {
+  int64_t most = 0, of_part = 0, part = 0;
+  for (const Bucket& bucket : buckets_) {
+    if (bucket.group->size() == 1) continue;
+    if (bucket.part == 0 || bucket.part != part) of_part = 0;
+    part = bucket.part;
+    of_part += bucket.numel();
+    most = std::max(most, of_part);
+  }
+  for (Arrivals& arrivals : arrivals_) {
+    arrivals.memory =
+        kernels::BackendMemory(static_cast<size_t>(most) * sizeof(float), store_->memory().backend);
+  }
+}
+
+float* Zero1Optimizer::Master(ParameterClass cls, int64_t flat, int64_t master) const {
+  if (store_->options().dtype == DType::kBf16) return FloatsOf(state(cls).master) + master;
+  return store_->flat_params(cls).as<float>() + flat;
+}
+
+absl::Status Zero1Optimizer::StartGather(Bucket* bucket) {
+  if (!config_.zero1 || bucket->group->size() == 1) return absl::OkStatus();
+  const Tensor params = store_->flat_params(bucket->cls);
+  const Tensor own = params.Rows(bucket->own_begin, bucket->own_end);
+  ELA_ASSIGN_OR_RETURN(
+      bucket->gather,
+      bucket->group->AllGatherStart(params.Rows(bucket->begin, bucket->end).data(), own.data(),
+                                    static_cast<size_t>(own.numel()) * SizeOf(own.dtype())));
   return absl::OkStatus();
 }
 
-float* Zero1Optimizer::Master(ParameterClass cls) const {
-  Shard& shard = shards_[static_cast<size_t>(cls)];
-  if (store_->options().dtype == DType::kBf16) return FloatsOf(shard.master);
-  return store_->flat_params(cls).as<float>() + shard.state_begin;
-}
-
-// The parameters of all ranks from the masters.
-absl::Status Zero1Optimizer::PublishMasters(const kernels::Context& ctx, ParameterClass cls) {
-  const Shard& shard = shards_[static_cast<size_t>(cls)];
-  const Tensor params = store_->flat_params(cls);
-  if (store_->options().dtype == DType::kBf16) {
-    kernels::Copy(ctx, params.Rows(shard.state_begin, shard.state_end),
-                  FloatsAt(shard.master, 0, shard.state_end - shard.state_begin));
+absl::Status Zero1Optimizer::AwaitParameters(int64_t part) {
+  for (Bucket& bucket : buckets_) {
+    if (bucket.part > part) break;
+    if (bucket.gather == nullptr) continue;
+    ELA_RETURN_IF_ERROR(std::exchange(bucket.gather, nullptr)->Wait());
   }
-  return GatherParameters(cls);
+  return absl::OkStatus();
 }
 
-absl::Status Zero1Optimizer::GatherParameters(ParameterClass cls) {
-  const Shard& shard = shards_[static_cast<size_t>(cls)];
-  if (!config_.zero1) return absl::OkStatus();
-  const Tensor params = store_->flat_params(cls);
-  return AllGatherFlat(*shard.group, params, params.Rows(shard.begin, shard.end));
-}
-
-absl::Status Zero1Optimizer::Fill(const kernels::Context& ctx, const ParameterSource& source) {
-  const auto fill = [&]() -> absl::Status {
-    for (const ParameterClass cls : kParameterClasses) {
-      Shard& shard = shards_[static_cast<size_t>(cls)];
-      for (const kernels::BackendMemory* part : {&shard.m, &shard.v}) {
-        kernels::Clear(store_->memory(), FloatsAt(*part, 0, shard.moments));
-      }
-      for (const Interval& part : shard.state) {
-        float* to = Master(cls) + (part.flat - shard.state_begin);
-        ELA_RETURN_IF_ERROR(ReadInto(to, part.end - part.begin, [&](float* out) {
-          return source(*part.info, part.begin, part.end, out);
-        }));
-      }
+absl::Status Zero1Optimizer::StartReducing(const kernels::Context& ctx, int64_t part) {
+  const auto capacity = static_cast<int64_t>(arrivals_[0].memory.bytes() / sizeof(float));
+  int64_t at = capacity;
+  for (; unreduced_ > 0 && buckets_[unreduced_ - 1].part >= part; --unreduced_) {
+    const Bucket& bucket = buckets_[unreduced_ - 1];
+    if (bucket.group->size() == 1) continue;
+    if (at + bucket.numel() > capacity) {
+      std::swap(arrivals_[0], arrivals_[1]);
+      ELA_RETURN_IF_ERROR(FinishSums(ctx, &arrivals_[0]));
+      at = 0;
     }
-    return absl::OkStatus();
-  };
-  ELA_RETURN_IF_ERROR(AgreeOk(mesh_->world(), fill()));
-  for (const ParameterClass cls : kParameterClasses) {
-    ELA_RETURN_IF_ERROR(PublishMasters(ctx, cls));
+    ELA_ASSIGN_OR_RETURN(
+        PendingSum sum,
+        ReduceScatterSumStart(*bucket.group,
+                              store_->flat_grads(bucket.cls).Rows(bucket.begin, bucket.end),
+                              FloatsAt(arrivals_[0].memory, at, at + bucket.numel())));
+    arrivals_[0].sums.push_back(std::move(sum));
+    at += bucket.numel();
   }
+  return absl::OkStatus();
+}
+
+absl::Status Zero1Optimizer::FinishSums(const kernels::Context& ctx, Arrivals* arrivals) {
+  for (PendingSum& sum : arrivals->sums) ELA_RETURN_IF_ERROR(sum.Finish(ctx));
+  arrivals->sums.clear();
   return absl::OkStatus();
 }
 
@@ -157,23 +136,27 @@ absl::StatusOr<GradientVerdict> Zero1Optimizer::ReduceGradients(const kernels::C
   double squares[2] = {0, 0};
   const kernels::ArenaScope scope(ctx.scratch);
   const Tensor sums = kernels::Uploaded(ctx, Tensor::Of(squares, {2}));
-  for (const ParameterClass cls : kParameterClasses) {
-    Shard& shard = shards_[static_cast<size_t>(cls)];
-    const Tensor grads = store_->flat_grads(cls);
-    const Tensor own = grads.Rows(shard.begin, shard.end);
-    ELA_RETURN_IF_ERROR(ReduceScatterSum(ctx, *shard.group, own, grads));
-    if (!config_.zero1) ELA_RETURN_IF_ERROR(AllGatherFlat(*shard.group, grads, own));
-
-    int64_t at = shard.begin;
+  ELA_RETURN_IF_ERROR(StartReducing(ctx, /*part=*/0));
+  for (const size_t i : {1, 0}) ELA_RETURN_IF_ERROR(FinishSums(ctx, &arrivals_[i]));
+  unreduced_ = buckets_.size();
+  for (const Bucket& bucket : buckets_) {
+    const Tensor grads = store_->flat_grads(bucket.cls);
+    if (!config_.zero1) {
+      ELA_RETURN_IF_ERROR(bucket.group->AllGather(
+          grads.Rows(bucket.begin, bucket.end).data(),
+          grads.Rows(bucket.own_begin, bucket.own_end).data(),
+          static_cast<size_t>(bucket.own_end - bucket.own_begin) * SizeOf(grads.dtype())));
+    }
+    int64_t at = bucket.own_begin;
     const auto add = [&](int64_t which, int64_t end) {
       if (at < end) kernels::SumOfSquares(ctx, sums.Rows(which, which + 1), grads.Rows(at, end));
       at = end;
     };
-    for (const Run& run : shard.norm_runs) {
+    for (const Run& run : bucket.norm_runs) {
       add(kFrozen, run.begin);
       add(kTrained, run.end);
     }
-    add(kFrozen, shard.end);
+    add(kFrozen, bucket.own_end);
   }
   if (sums.data() != squares) kernels::CopyOut(ctx, squares, sums);
   const Word mine = {squares[kTrained], squares[kFrozen], locally_finite ? 1.0 : 0.0};
@@ -203,97 +186,31 @@ absl::Status Zero1Optimizer::Update(const kernels::Context& ctx, const GradientV
   adamw.eps = config_.eps;
   adamw.grad_scale = verdict.clip_scale;
   adamw.step = optimizer_step;
-  for (const ParameterClass cls : kParameterClasses) {
-    Shard& shard = shards_[static_cast<size_t>(cls)];
-    const Tensor params = store_->flat_params(cls), grads = store_->flat_grads(cls);
-    for (const Run& run : shard.update_runs) {
-      const int64_t moment = run.moment, moment_end = moment + run.end - run.begin;
-      const Tensor master =
-          Tensor::Of(Master(cls) + (run.begin - shard.state_begin), {run.end - run.begin});
+  ELA_RETURN_IF_ERROR(AwaitParameters());
+  for (Bucket& bucket : buckets_) {
+    const State& s = state(bucket.cls);
+    const Tensor params = store_->flat_params(bucket.cls), grads = store_->flat_grads(bucket.cls);
+    for (const Run& run : bucket.update_runs) {
+      const int64_t numel = run.end - run.begin;
+      const Tensor master = Tensor::Of(Master(bucket.cls, run.begin, run.master), {numel});
       adamw.weight_decay = run.decays ? config_.weight_decay : 0;
-      kernels::AdamWUpdate(
-          ctx, params.Rows(run.begin, run.end), master, FloatsAt(shard.m, moment, moment_end),
-          FloatsAt(shard.v, moment, moment_end), grads.Rows(run.begin, run.end), adamw);
+      kernels::AdamWUpdate(ctx, params.Rows(run.begin, run.end), master,
+                           FloatsAt(s.m, run.moment, run.moment + numel),
+                           FloatsAt(s.v, run.moment, run.moment + numel),
+                           grads.Rows(run.begin, run.end), adamw);
     }
-    if (shard.trains) ELA_RETURN_IF_ERROR(GatherParameters(cls));
+    if (bucket.trains) ELA_RETURN_IF_ERROR(StartGather(&bucket));
   }
   return absl::OkStatus();
 }
 
-std::vector<checkpoints::Piece> Zero1Optimizer::Pieces() const {
-  std::vector<checkpoints::Piece> pieces;
-  const auto add = [&](const char* prefix, const Interval& part, const float* data) {
-    pieces.push_back({prefix + part.info->name, part.begin, part.end, data, sizeof(float)});
-  };
-  for (const ParameterClass cls : kParameterClasses) {
-    const Shard& shard = shards_[static_cast<size_t>(cls)];
-    for (const Interval& part : shard.owned) {
-      add("model/", part, Master(cls) + (part.flat - shard.state_begin));
-      if (part.moment < 0) continue;
-      add("adam_m/", part, FloatsOf(shard.m) + part.moment);
-      add("adam_v/", part, FloatsOf(shard.v) + part.moment);
-    }
-  }
-  return pieces;
-}
-
-void Zero1Optimizer::Snapshot(OptimizerSnapshot* snapshot) const {
-  snapshot->pieces = Pieces();
-  size_t numel = 0;
-  for (const checkpoints::Piece& piece : snapshot->pieces) {
-    numel += static_cast<size_t>(piece.end - piece.begin);
-  }
-  snapshot->memory.resize(numel);
-  float* to = snapshot->memory.data();
-  for (checkpoints::Piece& piece : snapshot->pieces) {
-    const int64_t n = piece.end - piece.begin;
-    kernels::CopyOut(store_->memory(), to, Tensor::Of(static_cast<const float*>(piece.data), {n}));
-    piece.data = to;
-    to += n;
-  }
-}
-
-absl::Status Zero1Optimizer::Load(const kernels::Context& ctx, checkpoints::StepReader* reader) {
-  const ParameterSource masters = CheckpointSource(reader);
-  std::unordered_set<std::string> held;
-  for (const v1::TensorRecord& tensor : reader->manifest().tensors()) held.insert(tensor.name());
-  const auto load_moment = [&](const std::string& name, const Interval& part,
-                               const kernels::BackendMemory& moments) -> absl::Status {
-    const int64_t numel = part.end - part.begin;
-    return ReadInto(FloatsOf(moments) + part.moment, numel, [&](float* out) -> absl::Status {
-      if (held.count(name) > 0) return reader->Read(name, part.begin, part.end, out);
-      std::fill_n(out, numel, 0.0f);
-      return absl::OkStatus();
-    });
-  };
-  const auto load = [&]() -> absl::Status {
-    for (const ParameterClass cls : kParameterClasses) {
-      Shard& shard = shards_[static_cast<size_t>(cls)];
-      for (const Interval& part : shard.state) {
-        float* master = Master(cls) + (part.flat - shard.state_begin);
-        const std::string& name = part.info->name;
-        ELA_RETURN_IF_ERROR(ReadInto(master, part.end - part.begin, [&](float* out) {
-          return masters(*part.info, part.begin, part.end, out);
-        }));
-        if (part.moment < 0) continue;
-        ELA_RETURN_IF_ERROR(load_moment("adam_m/" + name, part, shard.m));
-        ELA_RETURN_IF_ERROR(load_moment("adam_v/" + name, part, shard.v));
-      }
-    }
-    return absl::OkStatus();
-  };
-  ELA_RETURN_IF_ERROR(AgreeOk(mesh_->world(), load()));
-  for (const ParameterClass cls : kParameterClasses) {
-    ELA_RETURN_IF_ERROR(PublishMasters(ctx, cls));
-  }
-  return absl::OkStatus();
+int64_t Zero1Optimizer::received_bytes() const {
+  return static_cast<int64_t>(arrivals_[0].memory.bytes() + arrivals_[1].memory.bytes());
 }
 
 int64_t Zero1Optimizer::state_bytes() const {
   size_t bytes = 0;
-  for (const Shard& shard : shards_) {
-    bytes += shard.master.bytes() + shard.m.bytes() + shard.v.bytes();
-  }
+  for (const State& s : states_) bytes += s.master.bytes() + s.m.bytes() + s.v.bytes();
   return static_cast<int64_t>(bytes);
 }
 

@@ -1,13 +1,15 @@
-// AdamW with ZeRO-1: each rank owns one contiguous shard of each class's flat buffer and keeps
-// master, m and v for that alone; m and v for what is trained of it.
+// AdamW with ZeRO-1: each rank owns a piece of each bucket of the flat buffers and keeps master, m
+// and v for that alone; m and v for what is trained of it.
 //
 //   gradients: SUM over the class's group (dense: world; expert: expert_data), reduce-scattered in
-//              rank order (ordered_sum.h); the one division by the count of valid targets is
-//              already in the loss scale
+//              rank order (ordered_sum.h), bucket by bucket beside the rest of the backward pass;
+//              the one division by the count of valid targets is already in the loss scale
 //   norm:      sum of squares of the owned shards in double, gathered over the world and added in
 //              rank order: every element is owned once, so it counts once
-//   update:    kernels::AdamWUpdate on the shard, then an all-gather of the parameters
+//   update:    kernels::AdamWUpdate on the owned pieces, then all-gathers of the parameters, which
+//              run on beside the next forward pass
 //
+// When something is sent changes no bit: every element has one sum, of the same terms in one order.
 // Masters are the float parameters themselves (precision fp32) or separate floats (bf16).
 #pragma once
 
@@ -25,6 +27,7 @@
 #include "kernels/device.h"
 #include "trainer/optim/parameter_store.h"
 #include "trainer/parallel/mesh.h"
+#include "trainer/parallel/ordered_sum.h"
 
 namespace ela::trainer {
 
@@ -42,7 +45,7 @@ struct GradientVerdict {
   double clip_scale = 1;  // min(1, grad_clip_norm / norm)
 };
 
-/// A copy of one rank's shard for a checkpoint that is written behind the training. Reused: its
+/// A copy of what one rank owns for a checkpoint that is written behind the training. Reused: its
 /// memory stays.
 struct OptimizerSnapshot {
   std::vector<float> memory;
@@ -58,18 +61,25 @@ class Zero1Optimizer {
   /// on any rank is returned by all of them.
   absl::Status Fill(const kernels::Context& ctx, const ParameterSource& source);
 
-  /// Collective: sums the gradients of store over the ranks (the owned shard stays in its place in
-  /// the gradient buffer) and judges them. `locally_finite`: whether this rank's loss is.
+  /// Collective: starts the sums of the gradients of `part` (job::ParameterInfo::part) and of those
+  /// above it, which must be final. What the call before the last started is finished first: its
+  /// memory is used again. Optional: what has not been started ReduceGradients starts.
+  absl::Status StartReducing(const kernels::Context& ctx, int64_t part);
+
+  /// Collective: sums the gradients of store over the ranks (the owned pieces stay in their places
+  /// in the gradient buffer) and judges them. `locally_finite`: whether this rank's loss is.
   absl::StatusOr<GradientVerdict> ReduceGradients(const kernels::Context& ctx, bool locally_finite);
 
   /// Collective: one AdamW step with the reduced gradients. `optimizer_step` counts updates from 1
   /// (bias correction). Frozen parameters keep their bits. Not to be called after a verdict that is
-  /// not finite.
+  /// not finite. The store has the parameters that others own after AwaitParameters.
   absl::Status Update(const kernels::Context& ctx, const GradientVerdict& verdict, double lr,
                       int64_t optimizer_step);
+  /// Waits for the parameters of parts up to `part`, by default of all.
+  absl::Status AwaitParameters(int64_t part = INT64_MAX);
 
   /// This rank's part of the checkpoint: model/ and, of what is trained, adam_m/ and adam_v/ of the
-  /// intervals of its shard, each written by exactly one rank. `Pieces` points at the live shard,
+  /// intervals that it owns, each written by exactly one rank. `Pieces` points at the live state,
   /// in the store's memory, valid until the next update; `Snapshot` copies to the host.
   std::vector<checkpoints::Piece> Pieces() const;
   void Snapshot(OptimizerSnapshot* snapshot) const;
@@ -79,46 +89,70 @@ class Zero1Optimizer {
 
   /// Bytes of masters (bf16 only) and moments on this rank.
   int64_t state_bytes() const;
+  /// Bytes where gradients of other ranks arrive.
+  int64_t received_bytes() const;
 
  private:
-  /// Trainable elements [begin, end) of the flat buffer that are treated alike; their moments start
-  /// at `moment` of m and v.
-  struct Run {
-    int64_t begin, end, moment;
-    bool decays;
-  };
-  /// Elements [begin, end) of one tensor, at [flat, flat + end - begin) of the flat buffer; their
-  /// moments start at `moment` of m and v, -1 if it is frozen.
+  /// Elements [begin, end) of one tensor, at `flat` of the flat buffer and `master` of the state.
+  /// Their moments start at `moment` of m and v, -1 if it is frozen.
   struct Interval {
     const job::ParameterInfo* info;
-    int64_t begin, end, flat, moment;
+    int64_t begin, end, flat, master, moment;
   };
-  struct Shard {
-    Communicator* group = nullptr;
-    int64_t begin = 0, end = 0;  // owned elements of the flat buffer
-    // Elements that masters and moments cover: the owned ones, or all (zero1 = false).
-    int64_t state_begin = 0, state_end = 0;
-    bool trains = false;                 // some element of the class, on whatever rank
-    std::vector<Run> norm_runs;          // trainable, owned
-    std::vector<Run> update_runs;        // trainable, of the state
-    std::vector<Interval> owned, state;  // the tensors' parts in the owned and in the state range
-    int64_t moments = 0;                 // trainable elements of the state
-    // Floats in the store's memory.
-    kernels::BackendMemory master;  // bf16 only; of the state
-    kernels::BackendMemory m, v;    // [moments], of the trainable elements in order
+  /// Trainable elements [begin, end) of the flat buffer that are treated alike, placed likewise.
+  struct Run {
+    int64_t begin, end, master, moment;
+    bool decays;
   };
-  float* Master(ParameterClass cls) const;  // of state_begin
+  struct Bucket {
+    ParameterClass cls;
+    Communicator* group;
+    int64_t part;
+    int64_t begin, end;                 // of the flat buffer
+    int64_t own_begin, own_end;         // this rank's piece
+    int64_t state_begin, state_end;     // of masters and moments: the piece, or all (zero1 = false)
+    int64_t master;                     // where the state's begin is in the class's masters
+    bool trains = false;                // some element of it, of whatever rank's piece
+    std::vector<Run> norm_runs = {};    // trainable, owned
+    std::vector<Run> update_runs = {};  // trainable, of the state
+    std::vector<Interval> owned = {}, state = {};
+    std::unique_ptr<Pending> gather = nullptr;  // of the parameters, under way
+    int64_t numel() const { return end - begin; }
+  };
+  /// A class's state on this rank: floats in the store's memory.
+  struct State {
+    int64_t masters = 0, moments = 0;  // elements, and trainable ones
+    kernels::BackendMemory master;     // bf16 only
+    kernels::BackendMemory m, v;       // [moments]
+  };
+
+  static float* FloatsOf(const kernels::BackendMemory& memory);
+  static kernels::Tensor FloatsAt(const kernels::BackendMemory& memory, int64_t begin, int64_t end);
+  /// Sums under way and where the gradients of the other ranks arrive.
+  struct Arrivals {
+    kernels::BackendMemory memory;
+    std::vector<PendingSum> sums;
+  };
+
+  void PlanBucket(const std::vector<ParameterSegment>& segments, Bucket* bucket);
+  void ReserveReceived();
+  State& state(ParameterClass cls) { return states_[static_cast<size_t>(cls)]; }
+  const State& state(ParameterClass cls) const { return states_[static_cast<size_t>(cls)]; }
+  float* Master(ParameterClass cls, int64_t flat, int64_t master) const;
   /// Elements [begin, end) of a parameter, `from` the checkpoint or the initial values, at `to`.
   absl::Status ReadInto(float* to, int64_t numel,
                         const std::function<absl::Status(float*)>& read) const;
-  static void PlanShard(const std::vector<ParameterSegment>& segments, Shard* shard);
-  absl::Status PublishMasters(const kernels::Context& ctx, ParameterClass cls);
-  absl::Status GatherParameters(ParameterClass cls);
+  static absl::Status FinishSums(const kernels::Context& ctx, Arrivals* arrivals);
+  absl::Status PublishMasters(const kernels::Context& ctx);
+  absl::Status StartGather(Bucket* bucket);
 
   const Mesh* mesh_;
   ParameterStore* store_;
   OptimizerConfig config_;
-  mutable std::array<Shard, 2> shards_;
+  std::array<State, 2> states_;
+  std::vector<Bucket> buckets_;       // in the order of the forward pass
+  size_t unreduced_ = 0;              // buckets whose sums have not been started: the first so many
+  std::array<Arrivals, 2> arrivals_;  // of what was started last, and before
 };
 
 /// The manifest's list: model/ of every parameter, adam_m/ and adam_v/ of those that train, f32.

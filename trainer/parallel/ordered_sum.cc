@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <utility>
 #include <vector>
 
 #include "kernels/ops.h"
@@ -27,11 +28,6 @@ absl::Status AllReduceSumOf(Communicator& group, T* values, int64_t n) {
   return absl::OkStatus();
 }
 
-Tensor Scratch(const kernels::Context& ctx, kernels::DType dtype, int64_t rows, int64_t columns) {
-  const size_t bytes = static_cast<size_t>(rows * columns) * kernels::SizeOf(dtype);
-  return Tensor(ctx.scratch->Take(bytes), dtype, {rows, columns});
-}
-
 /// sum [1, n] = parts [P, n] added in rank order.
 void SumRows(const kernels::Context& ctx, const Tensor& sum, const Tensor& parts) {
   kernels::Add(ctx, sum, parts.Rows(0, 1), parts.Rows(1, 2));
@@ -50,40 +46,29 @@ absl::Status AllReduceSum(Communicator& group, float* values, int64_t n) {
   return AllReduceSumOf(group, values, n);
 }
 
-absl::Status ReduceScatterSum(const kernels::Context& ctx, Communicator& group, Tensor shard,
-                              Tensor full, int64_t chunk_numel) {
-  const int64_t ranks = group.size(), n = shard.numel();
-  ELA_CHECK(full.numel() == ranks * n && full.dense() && shard.dense() &&
-                full.dtype() == shard.dtype() && chunk_numel > 0,
-            "shard %lld, full %lld, %lld ranks", static_cast<long long>(n),
-            static_cast<long long>(full.numel()), static_cast<long long>(ranks));
-  if (ranks == 1) {
-    if (shard.data() != full.data()) kernels::Copy(ctx, shard, full);
-    return absl::OkStatus();
-  }
-  const Tensor pieces = full.View({ranks, n}), sums = shard.View({n});
-  for (int64_t begin = 0; begin < n; begin += chunk_numel) {
-    const int64_t end = std::min(begin + chunk_numel, n), columns = end - begin;
-    const kernels::ArenaScope scope(ctx.scratch);
-    const Tensor send = Scratch(ctx, full.dtype(), ranks, columns);
-    const Tensor received = Scratch(ctx, full.dtype(), ranks, columns);
-    kernels::Copy(ctx, send, pieces.Columns(begin, end));
-    const std::vector<size_t> bytes(static_cast<size_t>(ranks),
-                                    static_cast<size_t>(columns) * kernels::SizeOf(full.dtype()));
-    ELA_RETURN_IF_ERROR(group.AllToAllV(received.data(), bytes, send.data(), bytes));
-    SumRows(ctx, sums.Rows(begin, end).View({1, columns}), received);
-  }
-  return absl::OkStatus();
+absl::StatusOr<PendingSum> ReduceScatterSumStart(Communicator& group, Tensor full,
+                                                 Tensor received) {
+  const int64_t ranks = group.size(), n = full.numel() / ranks;
+  ELA_CHECK(full.numel() == ranks * n && received.numel() == ranks * n && full.dense() &&
+                received.dense() && full.dtype() == received.dtype(),
+            "full %lld, received %lld, %lld ranks", static_cast<long long>(full.numel()),
+            static_cast<long long>(received.numel()), static_cast<long long>(ranks));
+  PendingSum sum;
+  if (ranks == 1) return sum;
+  sum.sum_ = full.View({ranks, n}).Rows(group.rank(), group.rank() + 1);
+  sum.received_ = received.View({ranks, n});
+  const std::vector<size_t> bytes(static_cast<size_t>(ranks),
+                                  static_cast<size_t>(n) * kernels::SizeOf(full.dtype()));
+  ELA_ASSIGN_OR_RETURN(sum.pending_,
+                       group.AllToAllVStart(received.data(), bytes, full.data(), bytes));
+  return sum;
 }
 
-absl::Status AllGatherFlat(Communicator& group, Tensor full, Tensor shard) {
-  ELA_CHECK(full.numel() == group.size() * shard.numel() && full.dense() && shard.dense() &&
-                full.dtype() == shard.dtype(),
-            "shard %lld, full %lld, %d ranks", static_cast<long long>(shard.numel()),
-            static_cast<long long>(full.numel()), group.size());
-  if (group.size() == 1 && full.data() == shard.data()) return absl::OkStatus();
-  return group.AllGather(full.data(), shard.data(),
-                         static_cast<size_t>(shard.numel()) * kernels::SizeOf(shard.dtype()));
+absl::Status PendingSum::Finish(const kernels::Context& ctx) {
+  if (pending_ == nullptr) return absl::OkStatus();
+  ELA_RETURN_IF_ERROR(std::exchange(pending_, nullptr)->Wait());
+  SumRows(ctx, sum_, received_);
+  return absl::OkStatus();
 }
 
 }  // namespace ela::trainer

@@ -150,6 +150,32 @@ TEST(TrainStep, ANumberThatIsNotFiniteOnOneRankStopsTheUpdateOfAll) {
   }
 }
 
+/// Sums that start in the backward pass give the bits of sums after it, also in buckets that cut
+/// layers.
+void ExpectOverlapChangesNoBit(const std::vector<std::string>& sets, const MeshSizes& mesh) {
+  const v1::TrainingJob job = TrainingJobWith(sets);
+  for (const int64_t numel : {job::kBucketNumel, int64_t{500}}) {
+    RunOptions options{.steps = 3, .mesh = mesh, .overlap = false, .bucket_numel = numel};
+    const Course late = RunTraining(job, options);
+    options.overlap = true;
+    EXPECT_TRUE(SameBits(RunTraining(job, options), late)) << ::testing::PrintToString(sets);
+  }
+}
+
+TEST(TrainStep, SummingGradientsInTheBackwardPassChangesNoBit) {
+  for (const MeshSizes& mesh : {MeshSizes{1, 1, 1}, MeshSizes{2, 1, 1}, MeshSizes{1, 2, 2},
+                                MeshSizes{2, 2, 2}, MeshSizes{4, 1, 4}, MeshSizes{2, 2, 1}}) {
+    ExpectOverlapChangesNoBit({}, mesh);
+    ExpectOverlapChangesNoBit({"training.precision=bf16", "training.micro_batch_size=1"}, mesh);
+  }
+  const MeshSizes mesh = {2, 2, 2};
+  ExpectOverlapChangesNoBit({"training.recompute=true", "training.micro_batch_size=2"}, mesh);
+  ExpectOverlapChangesNoBit({"training.train_only=memory_lobe"}, mesh);
+  ExpectOverlapChangesNoBit({"training.objective=masked_token", "model.memory_lobe.enabled=false",
+                             "model.attention.decay=none"},
+                            mesh);
+}
+
 TEST(TrainStep, TrainsTheLobeAloneOverAFrozenBase) {
   const v1::TrainingJob job = TrainingJobWith({"training.train_only=memory_lobe"});
   const RunOptions options{.steps = 3, .mesh = {2, 2, 2}};

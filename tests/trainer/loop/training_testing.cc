@@ -80,6 +80,7 @@ class TrainingRank {
     StoreOptions store;
     store.dtype = bf16 ? kernels::DType::kBf16 : kernels::DType::kF32;
     store.lobe_only = spec_.training().train_only() == v1::TRAIN_ONLY_MEMORY_LOBE;
+    store.bucket_numel = options_.bucket_numel;
     store_ = std::make_unique<ParameterStore>(job::Parameters(spec_.model()), *mesh_, store);
     kernels::Context ctx;
     ctx.num_threads = options_.num_threads;
@@ -87,10 +88,17 @@ class TrainingRank {
     ctx.counters = &counters_;
     layer_ = MakeLayerContext(ctx, &saved_, store.dtype);
     const bool causal = spec_.training().objective() != v1::OBJECTIVE_MASKED_TOKEN;
-    decoder_ = std::make_unique<Decoder>(
-        spec_.model(), store_.get(), mesh_.get(),
-        DecoderOptions{.recompute = spec_.training().recompute(), .causal = causal});
-    step_ = std::make_unique<TrainStep>(spec_, decoder_.get(), store_.get(), mesh_.get());
+    DecoderOptions decoder = {.recompute = spec_.training().recompute(), .causal = causal};
+    decoder.before_part = [this](int64_t part) { return optimizer_->AwaitParameters(part); };
+    decoder_ = std::make_unique<Decoder>(spec_.model(), store_.get(), mesh_.get(), decoder);
+    AtPart gradients_final;
+    if (options_.overlap && !options_.tamper) {
+      gradients_final = [this](int64_t part) {
+        return optimizer_->StartReducing(layer_.ctx, part);
+      };
+    }
+    step_ = std::make_unique<TrainStep>(spec_, decoder_.get(), store_.get(), mesh_.get(),
+                                        gradients_final);
     stream_ = std::make_unique<BatchStream>(&loader_, spec_, mesh_->sizes(), mesh_->data_index(),
                                             mesh_->sequence_index(), kMaskSeed);
     OptimizerConfig config;

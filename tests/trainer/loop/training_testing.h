@@ -44,6 +44,8 @@ struct RunOptions {
   int64_t period = 0;     // of the loader's samples
   bool update = true;     // false: gradients only
   bool logprobs = false;  // of the first step's tokens
+  bool overlap = true;    // sums start in the backward pass; not where gradients are tampered with
+  int64_t bucket_numel = job::kBucketNumel;
   /// Called on every rank before the gradients are reduced.
   std::function<void(int rank, int64_t step, ParameterStore* store)> tamper;
 };

@@ -41,6 +41,10 @@ inline const std::vector<MeshSizes>& ManyMeshes() {
   return meshes;
 }
 
+/// Few elements a bucket, so that parts are cut: the embedding and layers, also in the middle of a
+/// tensor.
+inline constexpr int64_t kManyBuckets = 128;
+
 /// Gradient of one element from one of 30 samples: a small dyadic number, so that sums and norms
 /// are exact in any order. Expert 7 gets no token.
 inline float SampleGradient(const job::ParameterInfo& info, int64_t element, int sample) {
@@ -89,13 +93,22 @@ struct OptimizerRank {
     }
   }
 
-  absl::Status Steps(int steps) {
+  /// `early`: sums start part by part, as in a backward pass, and parameters are waited for part by
+  /// part, as in a forward pass.
+  absl::Status Steps(int steps, bool early = false) {
+    const int64_t last = SmallModel().num_layers();
     for (int step = 1; step <= steps; ++step) {
+      for (int64_t part = 0; early && part <= last; ++part) {
+        ELA_RETURN_IF_ERROR(optimizer->AwaitParameters(part));
+      }
       FillGradients(step);
+      for (int64_t part = last; early && part > 0; --part) {
+        ELA_RETURN_IF_ERROR(optimizer->StartReducing(ctx, part));
+      }
       ELA_ASSIGN_OR_RETURN(const GradientVerdict verdict, optimizer->ReduceGradients(ctx, true));
       ELA_RETURN_IF_ERROR(optimizer->Update(ctx, verdict, 0.01, step));
     }
-    return absl::OkStatus();
+    return optimizer->AwaitParameters();
   }
 };
 

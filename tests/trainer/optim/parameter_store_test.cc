@@ -2,7 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <map>
+#include <utility>
 
 #include "tests/support/op_testing.h"
 
@@ -57,6 +60,39 @@ TEST(ParameterStore, LaysEachClassOutAlignedInTheOrderOfTheModel) {
     EXPECT_EQ(store.numel(cls), at);
   }
   EXPECT_EQ(total, job::ParameterCount(TinyModel()));
+}
+
+TEST(ParameterStore, BucketsTileThePartsOfTheModel) {
+  for (const int64_t numel : {int64_t{1}, int64_t{130}, job::kBucketNumel}) {
+    const ParameterStore store = TinyStore({.bucket_numel = numel});
+    for (const ParameterClass cls : kParameterClasses) {
+      int64_t at = 0;
+      std::map<int64_t, std::pair<int64_t, int64_t>> parts;  // their first and last elements
+      for (const ParameterBucket& bucket : store.buckets(cls)) {
+        EXPECT_EQ(bucket.begin, at);
+        EXPECT_GT(bucket.end, bucket.begin);
+        EXPECT_LE(bucket.end - bucket.begin, std::max<int64_t>(numel, 64));
+        EXPECT_EQ(bucket.end % 64, 0);
+        at = bucket.end;
+        parts.emplace(bucket.part, std::make_pair(bucket.begin, bucket.end)).first->second.second =
+            bucket.end;
+      }
+      EXPECT_EQ(at, store.flat_params(cls).numel());
+      for (const ParameterSegment& segment : store.segments(cls)) {
+        const auto [begin, end] = parts.at(segment.info.part);
+        EXPECT_GE(segment.offset, begin) << segment.info.name;
+        EXPECT_LE(segment.offset + segment.info.numel(), end) << segment.info.name;
+      }
+    }
+  }
+}
+
+TEST(ParameterStore, TheFinalNormIsOfTheLastLayersPart) {
+  const ParameterStore store = TinyStore();
+  for (const ParameterSegment& segment : store.segments(ParameterClass::kDense)) {
+    const std::string& name = segment.info.name;
+    EXPECT_EQ(segment.info.part, name == "embed.weight" ? 0 : name.find("layers.0.") == 0 ? 1 : 2);
+  }
 }
 
 TEST(ParameterStore, ViewsLieInTheFlatBuffers) {

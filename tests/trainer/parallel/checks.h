@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/device.h"
 #include "trainer/parallel/communicator.h"
 
 namespace ela::trainer {
@@ -42,5 +43,19 @@ struct NamedCheck {
 std::vector<NamedCheck> CollectiveChecks();
 /// Of what stands on them: meshes, sums, dispatch, agreement (group_checks.cc).
 std::vector<NamedCheck> GroupChecks();
+/// Of an optimizer over them (optimizer_checks.cc).
+std::vector<NamedCheck> OptimizerChecks();
+inline std::vector<NamedCheck> AllChecks() {
+  std::vector<NamedCheck> all;
+  for (const std::vector<NamedCheck>& checks :
+       {CollectiveChecks(), GroupChecks(), OptimizerChecks()}) {
+    all.insert(all.end(), checks.begin(), checks.end());
+  }
+  return all;
+}
+
+/// The one of OptimizerChecks with parameters and gradients in the memory of a card (null: of the
+/// host), which `world` must be able to move.
+absl::Status SumsBesideAndAfterGiveTheSameBits(Communicator& world, kernels::CudaDevice* device);
 
 }  // namespace ela::trainer

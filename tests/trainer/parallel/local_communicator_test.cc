@@ -18,10 +18,8 @@ using ::testing::StartsWith;
 
 TEST(LocalCommunicator, KeepsEveryContractForOneToEightRanks) {
   for (int ranks = 1; ranks <= 8; ++ranks) {
-    for (const std::vector<NamedCheck>& checks : {CollectiveChecks(), GroupChecks()}) {
-      for (const NamedCheck& check : checks) {
-        EXPECT_EQ(RunLocalRanks(ranks, check.run), absl::OkStatus()) << check.name << ", " << ranks;
-      }
+    for (const NamedCheck& check : AllChecks()) {
+      EXPECT_EQ(RunLocalRanks(ranks, check.run), absl::OkStatus()) << check.name << ", " << ranks;
     }
   }
 }
@@ -29,15 +27,13 @@ TEST(LocalCommunicator, KeepsEveryContractForOneToEightRanks) {
 /// What brings NCCL's buffers to the checks brings the same bytes.
 TEST(StagedCommunicator, KeepsEveryContract) {
   for (int ranks = 1; ranks <= 4; ++ranks) {
-    for (const std::vector<NamedCheck>& checks : {CollectiveChecks(), GroupChecks()}) {
-      for (const NamedCheck& check : checks) {
-        const absl::Status status = RunLocalRanks(ranks, [&](Communicator& world) -> absl::Status {
-          ELA_ASSIGN_OR_RETURN(auto inner, world.Split(0, "world"));
-          StagedCommunicator staged(std::move(inner), nullptr);
-          return check.run(staged);
-        });
-        EXPECT_EQ(status, absl::OkStatus()) << check.name << ", " << ranks;
-      }
+    for (const NamedCheck& check : AllChecks()) {
+      const absl::Status status = RunLocalRanks(ranks, [&](Communicator& world) -> absl::Status {
+        ELA_ASSIGN_OR_RETURN(auto inner, world.Split(0, "world"));
+        StagedCommunicator staged(std::move(inner), nullptr);
+        return check.run(staged);
+      });
+      EXPECT_EQ(status, absl::OkStatus()) << check.name << ", " << ranks;
     }
   }
 }
@@ -60,10 +56,8 @@ TEST(LocalCommunicator, BarrierLeavesNobodyBehind) {
 TEST(SingleRank, IsAWorldOfItsOwn) {
   CommunicatorOptions options;
   options.statistics = std::make_shared<CommStatistics>();
-  for (const std::vector<NamedCheck>& checks : {CollectiveChecks(), GroupChecks()}) {
-    const auto world = MakeSingleRank(options);
-    for (const NamedCheck& check : checks) EXPECT_EQ(check.run(*world), absl::OkStatus());
-  }
+  const auto world = MakeSingleRank(options);
+  for (const NamedCheck& check : AllChecks()) EXPECT_EQ(check.run(*world), absl::OkStatus());
 }
 
 TEST(MakeCommunicator, RefusesALocalWorldOfSeveralRanks) {

@@ -18,8 +18,8 @@ using ::testing::HasSubstr;
 
 void ExpectAllChecksRan(const MpiRun& run) {
   EXPECT_EQ(run.exit_code, 0) << run.output;
-  for (const std::vector<NamedCheck>& checks : {CollectiveChecks(), GroupChecks()}) {
-    for (const NamedCheck& check : checks) EXPECT_THAT(run.output, HasSubstr("ok " + check.name));
+  for (const NamedCheck& check : AllChecks()) {
+    EXPECT_THAT(run.output, HasSubstr("ok " + check.name));
   }
 }
 
@@ -80,6 +80,12 @@ class NcclCommunicator : public ::testing::Test {
 
 TEST_F(NcclCommunicator, KeepsEveryContractForTwoAndThreeRanks) {
   for (int ranks : {2, 3}) ExpectAllChecksRan(RunUnderMpi(ranks, {ELA_RANKS_UNDER_MPI, "nccl"}));
+}
+
+TEST_F(NcclCommunicator, SumsBesideTheDevicesWorkHaveTheSameBits) {
+  const MpiRun run = RunUnderMpi(2, {ELA_RANKS_UNDER_MPI, "nccl-sums"});
+  EXPECT_EQ(run.exit_code, 0) << run.output;
+  EXPECT_THAT(run.output, HasSubstr("the same bits"));
 }
 
 TEST_F(NcclCommunicator, ARankThatIsNotThereIsAnErrorAfterTheTimeout) {

@@ -7,6 +7,7 @@
 //   ranks-under-mpi silent <seconds>         the last rank stops without a word; the others wait
 //                                            that long for it and end with code 5
 //   ranks-under-mpi nccl                     the checks over NCCL; the ranks share the host's cards
+//   ranks-under-mpi nccl-sums                an optimizer's sums over NCCL beside the device's work
 //   ranks-under-mpi nccl-silent <seconds>    silent, where the others wait on the device
 #include <signal.h>
 
@@ -24,11 +25,9 @@ namespace ela::trainer {
 namespace {
 
 absl::Status RunChecks(Communicator& world) {
-  for (const std::vector<NamedCheck>& checks : {CollectiveChecks(), GroupChecks()}) {
-    for (const NamedCheck& check : checks) {
-      ELA_RETURN_IF_ERROR(check.run(world));
-      if (world.rank() == 0) std::printf("ok %s\n", check.name.c_str());
-    }
+  for (const NamedCheck& check : AllChecks()) {
+    ELA_RETURN_IF_ERROR(check.run(world));
+    if (world.rank() == 0) std::printf("ok %s\n", check.name.c_str());
   }
   return absl::OkStatus();
 }
@@ -59,9 +58,13 @@ absl::StatusOr<std::unique_ptr<Communicator>> OverNccl(std::unique_ptr<Communica
                                                        double timeout_seconds,
                                                        kernels::CudaDevice* device) {
   setenv("NCCL_HOSTID", absl::StrCat("rank-", host->rank()).c_str(), /*overwrite=*/1);
-  ELA_ASSIGN_OR_RETURN(std::unique_ptr<Communicator> nccl,
-                       MakeNcclWorld(std::move(host), device, timeout_seconds));
-  return std::make_unique<StagedCommunicator>(std::move(nccl), device);
+  return MakeNcclWorld(std::move(host), device, timeout_seconds);
+}
+
+absl::Status SumOnTheDevice(Communicator& world, kernels::CudaDevice* device) {
+  ELA_RETURN_IF_ERROR(SumsBesideAndAfterGiveTheSameBits(world, device));
+  if (world.rank() == 0) std::printf("the same bits on %s\n", device->name().c_str());
+  return absl::OkStatus();
 }
 
 absl::Status Run(Communicator& world, const std::string& scenario, int64_t number) {
@@ -96,7 +99,11 @@ int Main(int argc, char** argv) {
     std::fprintf(stderr, "%s\n", world.status().ToString().c_str());
     return 3;
   }
-  const absl::Status status = Run(**world, scenario, number);
+  if (device != nullptr && scenario != "nccl-sums") {
+    world = std::make_unique<StagedCommunicator>(*std::move(world), device.get());
+  }
+  const absl::Status status = scenario == "nccl-sums" ? SumOnTheDevice(**world, device.get())
+                                                      : Run(**world, scenario, number);
   if (status.ok()) return 0;
   std::fprintf(stderr, "rank %d: %s\n", (*world)->rank(), status.ToString().c_str());
   const bool lost = scenario == "silent" || scenario == "nccl-silent";
