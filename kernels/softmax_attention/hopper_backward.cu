@@ -4,7 +4,7 @@
 
 #include "kernels/device_code.cuh"
 #include "kernels/hopper.h"
-#include "kernels/softmax_attention/hopper_backward.h"
+#include "kernels/softmax_attention/hopper_backward.cuh"
 
 namespace ela::kernels::cuda::softmax {
 namespace {

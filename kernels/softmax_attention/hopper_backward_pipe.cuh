@@ -2,7 +2,7 @@
 // two that add parts of dq.
 #pragma once
 
-#include "kernels/softmax_attention/hopper_backward.h"
+#include "kernels/softmax_attention/hopper_backward.cuh"
 #include "kernels/softmax_attention/hopper_tile.cuh"
 
 namespace ela::kernels::cuda::softmax {

@@ -5,7 +5,8 @@
 
 24 layers of width 1024, 8 heads of 128, hidden width 2816, a vocabulary of 32,000. Peers take steps
 of 8 x 4096 random tokens, forward, backward and PyTorch's fused AdamW, all in bf16:
-  fla    flash-linear-attention's linear attention decoder (attn_mode chunk, feature map elu)
+  fla    flash-linear-attention's linear attention decoder (attn_mode chunk, feature map elu; its
+         output head is not tied to the embedding, which newer releases of transformers refuse)
   Llama  softmax attention by PyTorch's scaled_dot_product_attention (transformers)
 Ours runs as train_step_bench does: bf16 with fp32 masters, more micro-batches a step, so that AdamW
 and its weights' memory traffic weigh less; "without AdamW" is what compares forward and backward.
@@ -50,7 +51,7 @@ def fla_decoder():
     return LinearAttentionForCausalLM(LinearAttentionConfig(
         attn_mode="chunk", feature_map="elu", hidden_size=WIDTH, num_heads=HEADS,
         num_hidden_layers=LAYERS, intermediate_size=HIDDEN, vocab_size=VOCABULARY,
-        tie_word_embeddings=True, use_cache=False))
+        use_cache=False))
 
 
 def llama_decoder():
