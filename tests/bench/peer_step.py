@@ -11,7 +11,7 @@ of 8 x 4096 random tokens, forward, backward and PyTorch's fused AdamW, all in b
 Ours runs as train_step_bench does: bf16 with fp32 masters, more micro-batches a step, so that AdamW
 and its weights' memory traffic weigh less; "without AdamW" is what compares forward and backward.
 
-Medians of N steps (5) after 2 of warm-up, by device events. Of products: 6 FLOP a parameter of
+Medians of N steps (5) after 3 of warm-up, by device events. Of products: 6 FLOP a parameter of
 train_step_bench's count a token, over the rate of a bf16 product of 8192^3 by PyTorch, measured
 first. What is not installed is said.
 """
@@ -19,31 +19,19 @@ first. What is not installed is said.
 import argparse
 import json
 import pathlib
-import statistics
 import subprocess
 import sys
+
+from peers import Timer
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BATCH, LENGTH = 8, 4096
 LAYERS, WIDTH, HEADS, HIDDEN, VOCABULARY = 24, 1024, 8, 2816, 32000
 
 
-def median_seconds(torch, work, runs, warm_up):
-    times = []
-    for i in range(-warm_up, runs):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        work()
-        end.record()
-        end.synchronize()
-        if i >= 0:
-            times.append(begin.elapsed_time(end) * 1e-3)
-    return statistics.median(times)
-
-
 def product_rate(torch):
     a, b = (torch.randn((8192, 8192), device="cuda", dtype=torch.bfloat16) for _ in "ab")
-    return 2 * 8192**3 / median_seconds(torch, lambda: a @ b, 20, 5)
+    return 2 * 8192**3 / Timer(torch, 20).seconds(lambda: a @ b)
 
 
 def fla_decoder():
@@ -76,7 +64,8 @@ def measure(torch, make, steps):
         def step():
             passes()
             optimizer.step()
-        return (median_seconds(torch, step, steps, 2), median_seconds(torch, passes, steps, 1))
+        timer = Timer(torch, steps)
+        return timer.seconds(step), timer.seconds(passes)
     except Exception as error:  # pylint: disable=W0718  what peers raise is theirs
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160]}"
 
