@@ -33,7 +33,14 @@ class MpiPending : public Pending {
         axis_(std::move(axis)) {
     runtime_->BeginBeside();
   }
-  ~MpiPending() override { Wait().IgnoreError(); }
+  ~MpiPending() override {
+    if (waited_) return;
+    if (runtime_->failed()) {
+      runtime_->EndBeside();  // messages takes them back
+    } else {
+      Wait().IgnoreError();
+    }
+  }
   absl::Status Wait() override {
     if (waited_) return status_;
     waited_ = true;

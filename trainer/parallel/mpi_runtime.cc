@@ -197,6 +197,7 @@ absl::Status MpiMessages::Wait() {
     if (timeout_seconds_ > 0 && waited.count() > timeout_seconds_) Fail(TimedOut());
     GiveCoreAway(polls);
   }
+  if (!status_.ok()) handle_->runtime()->SetFailed();
   return status_;
 }
 

@@ -3,6 +3,7 @@
 
 #include <mpi.h>
 
+#include <atomic>
 #include <cstddef>
 #include <memory>
 #include <string>
@@ -38,6 +39,11 @@ class MpiRuntime {
   void BeginBeside();
   void EndBeside();
 
+  /// Once a wait has failed nobody waits again for what only has to end: the job is over, and every
+  /// such wait would take the timeout once more.
+  void SetFailed() { failed_ = true; }
+  bool failed() const { return failed_; }
+
  private:
   explicit MpiRuntime(bool started_here) ABSL_EXCLUSIVE_LOCKS_REQUIRED(MpiMutex());
   void Progress() ABSL_LOCKS_EXCLUDED(mutex_);
@@ -45,6 +51,7 @@ class MpiRuntime {
 
   const bool started_here_;  // else whoever started MPI finishes it
   MPI_Comm alone_ = MPI_COMM_NULL;
+  std::atomic<bool> failed_ = false;
   absl::Mutex mutex_;
   int beside_ ABSL_GUARDED_BY(mutex_) = 0;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
