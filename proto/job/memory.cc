@@ -91,15 +91,21 @@ struct Classes {
     const int64_t padded = PaddedPart(offsets.back(), ranks), longest = LongestBucket(ranks);
     for (size_t i = 0; i < part.size(); ++i) {
       const int64_t end = offsets[i] + part[i].numel();
+      const bool trains = !s.lobe_only || IsOfLobe(part[i]);
       for (int64_t at = offsets[i]; at < end;) {
+        if (const int64_t whole = at % longest == 0 ? (end - at) / longest : 0; whole > 0) {
+          const int64_t each = whole * (longest / ranks);
+          for (int64_t& owned : owners->owned) owned += each;
+          for (int64_t& trained : owners->trained) trained += trains ? each : 0;
+          at += whole * longest;
+          continue;
+        }
         const int64_t bucket = at / longest * longest;
         const int64_t piece = std::min(longest, padded - bucket) / ranks;
         const int64_t rank = (at - bucket) / piece;
         const int64_t cut = std::min(end, bucket + (rank + 1) * piece);
         owners->owned[static_cast<size_t>(rank)] += cut - at;
-        if (!s.lobe_only || IsOfLobe(part[i])) {
-          owners->trained[static_cast<size_t>(rank)] += cut - at;
-        }
+        if (trains) owners->trained[static_cast<size_t>(rank)] += cut - at;
         at = cut;
       }
     }

@@ -62,8 +62,9 @@ absl::Status LoseTheLastRank(Communicator& world) {
     status = started[0]->Wait();
   }
   const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - begin;
-  if (spent.count() > 30)
+  if (spent.count() > 30) {
     return absl::DataLossError("waited for every exchange that was under way");
+  }
   if (!status.ok()) return status;
   // Over NCCL a call returns before the device has met the others: the next one tells.
   status = meet();
