@@ -15,9 +15,9 @@ void LinearForward(const Context& ctx, Tensor y, Tensor x, Tensor w, Tensor adde
 void LinearBackward(const Context& ctx, Tensor dx, Tensor dw, Tensor dy, Tensor x, Tensor w);
 
 /// y [R, out], x [R, in], w [E, out, in] as one tensor per expert; offsets [E + 1] with offsets[E]
-/// = R; `added` as above. An expert may have no row. From R = 48 on, the bits of y's row i of an
-/// expert (the i-th of its own) depend on i and the row alone: not on how many tokens follow it
-/// there.
+/// = R; `added` as above. An expert may have no row. On the CPU, from R = 48 on, the bits of y's
+/// row i of an expert (the i-th of its own) depend on i and the row alone: not on how many tokens
+/// follow it there.
 void GroupedLinearForward(const Context& ctx, Tensor y, Tensor x, const std::vector<Tensor>& w,
                           const std::vector<int64_t>& offsets, Tensor added = {});
 void GroupedLinearBackward(const Context& ctx, Tensor dx, const std::vector<Tensor>& dw, Tensor dy,

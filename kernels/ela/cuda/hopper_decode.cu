@@ -215,8 +215,9 @@ __global__ void __launch_bounds__(DecodeSize<kDim>::kThreads, DecodeSize<kDim>::
       __syncthreads();
       if (thread != 0) continue;
       StorePart<kDim>(p, memory, item, part);
-      hopper::WaitStoresRead<Size::kParts>();  // the same part of the state before has left its
-                                               // slot
+      // All of the state before has left its slot: the next one there begins elsewhere in a line,
+      // so that its parts overlap others.
+      hopper::WaitStoresRead<1>();
       if (n > 0) load(n + kSlots - 1, part);
     }
     if (thread < kDim) {
