@@ -97,8 +97,9 @@ void ParameterStore::ClosePart(int64_t ranks, Buffer* buffer) const {
   std::vector<job::ParameterInfo> infos;
   for (auto s = first; s != buffer->segments.end(); ++s) infos.push_back(s->info);
   const std::vector<int64_t> offsets = job::FlatOffsets(infos);
-  for (size_t i = 0; i < infos.size(); ++i)
+  for (size_t i = 0; i < infos.size(); ++i) {
     first[static_cast<int64_t>(i)].offset = begin + offsets[i];
+  }
   buffer->numel = begin + offsets.back();
   buffer->padded = begin + job::PaddedPart(offsets.back(), ranks);
   const int64_t longest = job::LongestBucket(ranks, options_.bucket_numel);

@@ -14,6 +14,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "proto/status_macros.h"
 
 namespace ela::trainer {
 
@@ -69,14 +70,22 @@ class Communicator {
   /// The counters of this communicator and of all that are split from it; null if not counted.
   virtual CommStatistics* statistics() const = 0;
 
-  /// recv holds size() x bytes, in rank order. send may be this rank's own part of recv.
-  virtual absl::Status AllGather(void* recv, const void* send, size_t bytes) = 0;
+  /// recv holds size() x bytes, in rank order. send may be this rank's own part of recv. A call
+  /// without Start is one that is waited for at once.
+  virtual absl::Status AllGather(void* recv, const void* send, size_t bytes) {
+    ELA_ASSIGN_OR_RETURN(const std::unique_ptr<Pending> pending, AllGatherStart(recv, send, bytes));
+    return pending->Wait();
+  }
   virtual absl::StatusOr<std::unique_ptr<Pending>> AllGatherStart(void* recv, const void* send,
                                                                   size_t bytes) = 0;
   /// Part p of send (send_bytes[p], contiguous in rank order) goes to rank p; recv_bytes[p] come
   /// from rank p likewise.
   virtual absl::Status AllToAllV(void* recv, const std::vector<size_t>& recv_bytes,
-                                 const void* send, const std::vector<size_t>& send_bytes) = 0;
+                                 const void* send, const std::vector<size_t>& send_bytes) {
+    ELA_ASSIGN_OR_RETURN(const std::unique_ptr<Pending> pending,
+                         AllToAllVStart(recv, recv_bytes, send, send_bytes));
+    return pending->Wait();
+  }
   virtual absl::StatusOr<std::unique_ptr<Pending>> AllToAllVStart(
       void* recv, const std::vector<size_t>& recv_bytes, const void* send,
       const std::vector<size_t>& send_bytes) = 0;

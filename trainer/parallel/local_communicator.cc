@@ -75,11 +75,6 @@ class LocalCommunicator : public Communicator {
   const std::string& axis() const override { return axis_; }
   CommStatistics* statistics() const override { return statistics_.get(); }
 
-  absl::Status AllGather(void* recv, const void* send, size_t bytes) override {
-    ELA_ASSIGN_OR_RETURN(const std::unique_ptr<Pending> pending, AllGatherStart(recv, send, bytes));
-    return pending->Wait();
-  }
-
   absl::StatusOr<std::unique_ptr<Pending>> AllGatherStart(void* recv, const void* send,
                                                           size_t bytes) override {
     const CommTimer timer(statistics_.get(), kAllGather, axis_, 1, OthersTimes(bytes));
@@ -92,13 +87,6 @@ class LocalCommunicator : public Communicator {
     CopyOwn(At(recv, static_cast<size_t>(rank_) * bytes), send, bytes);
     ELA_RETURN_IF_ERROR(world_->fault());
     return pending;
-  }
-
-  absl::Status AllToAllV(void* recv, const std::vector<size_t>& recv_bytes, const void* send,
-                         const std::vector<size_t>& send_bytes) override {
-    ELA_ASSIGN_OR_RETURN(const std::unique_ptr<Pending> pending,
-                         AllToAllVStart(recv, recv_bytes, send, send_bytes));
-    return pending->Wait();
   }
 
   absl::StatusOr<std::unique_ptr<Pending>> AllToAllVStart(

@@ -71,11 +71,6 @@ class MpiCommunicator : public Communicator {
   const std::string& axis() const override { return axis_; }
   CommStatistics* statistics() const override { return options_.statistics.get(); }
 
-  absl::Status AllGather(void* recv, const void* send, size_t bytes) override {
-    ELA_ASSIGN_OR_RETURN(const std::unique_ptr<Pending> pending, AllGatherStart(recv, send, bytes));
-    return pending->Wait();
-  }
-
   absl::StatusOr<std::unique_ptr<Pending>> AllGatherStart(void* recv, const void* send,
                                                           size_t bytes) override {
     const size_t others = static_cast<size_t>(size()) - 1;
@@ -88,13 +83,6 @@ class MpiCommunicator : public Communicator {
     for (int i = 1; i < size(); ++i) pending->messages.Send(send, bytes, Neighbour(i));
     CopyOwn(At(recv, static_cast<size_t>(rank()) * bytes), send, bytes);
     return pending;
-  }
-
-  absl::Status AllToAllV(void* recv, const std::vector<size_t>& recv_bytes, const void* send,
-                         const std::vector<size_t>& send_bytes) override {
-    ELA_ASSIGN_OR_RETURN(const std::unique_ptr<Pending> pending,
-                         AllToAllVStart(recv, recv_bytes, send, send_bytes));
-    return pending->Wait();
   }
 
   absl::StatusOr<std::unique_ptr<Pending>> AllToAllVStart(
