@@ -30,6 +30,8 @@ class CudaDevice {
 
   int ordinal() const;
   const std::string& name() const;
+  /// Where it is in the host, the same for all processes there.
+  const std::string& bus_id() const;
   void* stream() const;  // cudaStream_t
   size_t total_bytes() const;
   size_t free_bytes() const;

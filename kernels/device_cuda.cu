@@ -94,7 +94,11 @@ absl::StatusOr<std::unique_ptr<CudaDevice>> CudaDevice::Open(int ordinal) {
   error = cudaGetDeviceProperties(&properties, ordinal);
   if (error != cudaSuccess) return failed("cudaGetDeviceProperties", cudaGetErrorString(error));
   if (properties.major < 8) return failed(properties.name, "compute capability 8.0 is needed");
+  char bus_id[32] = {};
+  error = cudaDeviceGetPCIBusId(bus_id, sizeof bus_id, ordinal);
+  if (error != cudaSuccess) return failed("cudaDeviceGetPCIBusId", cudaGetErrorString(error));
   impl->name = properties.name;
+  impl->bus_id = bus_id;
   impl->total_bytes = properties.totalGlobalMem;
   impl->multiprocessors = properties.multiProcessorCount;
   error = cudaMalloc(reinterpret_cast<void**>(&impl->workspace), Impl::kGemmWorkspace);
@@ -113,6 +117,7 @@ absl::StatusOr<std::unique_ptr<CudaDevice>> CudaDevice::Open(int ordinal) {
 
 int CudaDevice::ordinal() const { return impl_->ordinal; }
 const std::string& CudaDevice::name() const { return impl_->name; }
+const std::string& CudaDevice::bus_id() const { return impl_->bus_id; }
 void* CudaDevice::stream() const { return impl_->stream.get(); }
 size_t CudaDevice::total_bytes() const { return impl_->total_bytes; }
 

@@ -6,7 +6,7 @@
 namespace ela::kernels {
 
 struct CudaDevice::Impl {
-  std::string name;
+  std::string name, bus_id;
 };
 
 int NumCudaDevices() { return 0; }
@@ -20,6 +20,7 @@ CudaDevice::CudaDevice(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 CudaDevice::~CudaDevice() = default;
 int CudaDevice::ordinal() const { return 0; }
 const std::string& CudaDevice::name() const { return impl_->name; }
+const std::string& CudaDevice::bus_id() const { return impl_->bus_id; }
 void* CudaDevice::stream() const { return nullptr; }
 size_t CudaDevice::total_bytes() const { return 0; }
 size_t CudaDevice::free_bytes() const { return 0; }

@@ -340,8 +340,11 @@ int Run(Options options, absl::Status (*command)(const Options&)) {
   const v1::DeviceKind kind = KindOf(options.device);
   auto chosen = ChooseDevice(kind, **world);
   if (!chosen.ok()) return Leave(options, chosen.status());
-  device = *std::move(chosen);
+  device = std::move(chosen->device);
   options.card = device.get();
+  if (!chosen->note.empty() && options.Speaks() && !options.quiet) {
+    std::fprintf(stderr, "ela-model: %s\n", chosen->note.c_str());
+  }
   options.world = nullptr;
   world = WorldOf(*std::move(world), device.get(), CommTimeoutSeconds(kind));
   if (!world.ok()) return Leave(options, world.status());

@@ -90,7 +90,8 @@ int Train(Options options) {
   if (!world.ok()) return LeaveEarly(options, early_rank, world.status());
   auto chosen = ChooseDevice(job->spec().resources().device(), **world);
   if (!chosen.ok()) return LeaveEarly(options, (*world)->rank(), chosen.status());
-  device = *std::move(chosen);
+  device = std::move(chosen->device);
+  options.trainer.device_note = std::move(chosen->note);
   world = WorldOf(*std::move(world), device.get(),
                   CommTimeoutSeconds(job->spec().resources().device()));
   if (!world.ok()) return LeaveEarly(options, early_rank, world.status());

@@ -123,14 +123,15 @@ absl::Status Main(const Options& options) {
     ELA_RETURN_IF_ERROR(job::ApplySet(assignment, &job));
   }
   job = job::Resolve(job, "");
-  ELA_ASSIGN_OR_RETURN(const auto device,
+  ELA_ASSIGN_OR_RETURN(const ChosenDevice chosen,
                        ChooseDevice(job.spec().resources().device(), *MakeSingleRank({})));
+  kernels::CudaDevice* device = chosen.device.get();
   const bool bf16 = options.precision == "bf16";
   ELA_ASSIGN_OR_RETURN(
       const auto model,
       LoadedModel::Create(job, bench::DrawValues,
                           {.num_threads = options.threads,
-                           .device = device.get(),
+                           .device = device,
                            .dtype = bf16 ? kernels::DType::kBf16 : kernels::DType::kF32}));
   std::printf("%s, %s, %s\n", options.job_file.c_str(), options.precision.c_str(),
               device == nullptr ? "CPU" : device->name().c_str());

@@ -62,7 +62,8 @@ struct Model {
   kernels::DType dtype = kernels::DType::kF32;
 
   absl::Status Build(const v1::JobSpec& spec, kernels::Context* ctx) {
-    ELA_ASSIGN_OR_RETURN(device, ChooseDevice(spec.resources().device(), *world));
+    ELA_ASSIGN_OR_RETURN(ChosenDevice chosen, ChooseDevice(spec.resources().device(), *world));
+    device = std::move(chosen.device);
     if (device != nullptr) {
       ctx->backend = kernels::Backend::kCuda;
       ctx->device = device.get();

@@ -2,23 +2,31 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "proto/status_macros.h"
 #include "trainer/loop/gather.h"
 #include "trainer/loop/machine.h"
 #include "trainer/parallel/agreement.h"
 #include "trainer/parallel/nccl_communicator.h"
-#include "trainer/parallel/ordered_sum.h"
 
 namespace ela::trainer {
 namespace {
 
 // A rank may wait for another that writes a checkpoint or compiles kernels at its first step.
 constexpr double kCardTimeoutSeconds = 300;
+
+// What NCCL takes for a host: ranks that name different ones may share a card.
+std::string NcclHostName() {
+  const char* name = std::getenv("NCCL_HOSTID");
+  return name != nullptr ? name : HostName();
+}
 
 }  // namespace
 
@@ -29,29 +37,51 @@ double CommTimeoutSeconds(v1::DeviceKind kind) {
   return kind == v1::DEVICE_KIND_CPU ? 0 : kCardTimeoutSeconds;
 }
 
-absl::StatusOr<std::unique_ptr<kernels::CudaDevice>> ChooseDevice(v1::DeviceKind kind,
-                                                                  Communicator& world) {
-  if (kind == v1::DEVICE_KIND_CPU) return nullptr;
+absl::Status CheckOneRankPerCard(const std::vector<std::string>& hosts,
+                                 const std::vector<std::string>& cards) {
+  for (const std::string& host : hosts) {
+    std::set<std::string> different;
+    size_t ranks = 0;
+    for (size_t r = 0; r < hosts.size(); ++r) {
+      if (hosts[r] != host) continue;
+      ++ranks;
+      different.insert(cards[r]);
+    }
+    if (different.size() == ranks) continue;
+    return absl::FailedPreconditionError(absl::StrFormat(
+        "%s has %d ranks for %d card%s, and each needs its own: start at most %d there, or choose "
+        "the CPU (--device cpu; of a job resources.device: cpu)",
+        host, ranks, different.size(), different.size() == 1 ? "" : "s", different.size()));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<ChosenDevice> ChooseDevice(v1::DeviceKind kind, Communicator& world) {
+  if (kind == v1::DEVICE_KIND_CPU) return ChosenDevice();
   ELA_ASSIGN_OR_RETURN(const std::vector<std::string> hosts, GatherStrings(world, HostName()));
   const auto me = hosts.begin() + world.rank();
   const int before_me = static_cast<int>(std::count(hosts.begin(), me, *me));
   const int cards = kernels::NumCudaDevices();
 
-  std::unique_ptr<kernels::CudaDevice> device;
-  absl::Status mine = absl::FailedPreconditionError(kernels::WhyNoCudaDevice());
+  ChosenDevice chosen;
+  absl::Status status = absl::FailedPreconditionError(kernels::WhyNoCudaDevice());
   if (cards > 0) {
     auto opened = kernels::CudaDevice::Open(before_me % cards);
-    mine = opened.status();
-    if (opened.ok()) device = *std::move(opened);
+    status = opened.status();
+    if (opened.ok()) chosen.device = *std::move(opened);
   }
-  if (kind == v1::DEVICE_KIND_CUDA) {
-    ELA_RETURN_IF_ERROR(AgreeOk(world, mine));
-    return device;
-  }
-  int64_t without = device == nullptr ? 1 : 0;
-  ELA_RETURN_IF_ERROR(AllReduceSum(world, &without, 1));
-  if (without > 0) device = nullptr;
-  return device;
+  ELA_ASSIGN_OR_RETURN(
+      const std::vector<std::string> bus_ids,
+      GatherStrings(world, chosen.device == nullptr ? "" : chosen.device->bus_id()));
+  ELA_ASSIGN_OR_RETURN(const std::vector<std::string> nccl_hosts,
+                       GatherStrings(world, NcclHostName()));
+  status = AgreeOk(world, status);
+  if (status.ok()) status = CheckOneRankPerCard(nccl_hosts, bus_ids);
+  if (status.ok()) return chosen;
+  if (kind == v1::DEVICE_KIND_CUDA || !absl::IsFailedPrecondition(status)) return status;
+  const bool some = std::any_of(bus_ids.begin(), bus_ids.end(),
+                                [](const std::string& bus_id) { return !bus_id.empty(); });
+  return ChosenDevice{nullptr, some ? absl::StrCat("on the CPU: ", status.message()) : ""};
 }
 
 absl::StatusOr<std::unique_ptr<Communicator>> WorldOf(std::unique_ptr<Communicator> host,

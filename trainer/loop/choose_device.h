@@ -2,6 +2,8 @@
 #pragma once
 
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "ela/v1/job.pb.h"
@@ -10,11 +12,20 @@
 
 namespace ela::trainer {
 
-/// Collective. This rank's card, opened for the calling thread, or null for the CPU; the same kind
-/// on all ranks. The ranks of a host take its cards in turn. cuda: FailedPrecondition, with the
-/// reason, if some rank has none; auto: the CPU then.
-absl::StatusOr<std::unique_ptr<kernels::CudaDevice>> ChooseDevice(v1::DeviceKind kind,
-                                                                  Communicator& world);
+struct ChosenDevice {
+  std::unique_ptr<kernels::CudaDevice> device;  // opened for the calling thread; null: the CPU
+  std::string note;                             // why the CPU, where there are cards; else empty
+};
+
+/// Collective: this rank's place, of the same kind on all ranks. The ranks of a host take its cards
+/// in turn. cuda: FailedPrecondition, with the reason, if some rank has none of its own; auto: the
+/// CPU then.
+absl::StatusOr<ChosenDevice> ChooseDevice(v1::DeviceKind kind, Communicator& world);
+
+/// FailedPrecondition if two ranks share a card, which NCCL refuses. By rank: its host, and which
+/// card of that host it has.
+absl::Status CheckOneRankPerCard(const std::vector<std::string>& hosts,
+                                 const std::vector<std::string>& cards);
 
 /// How long a rank of a job waits for another before it ends with an error, to be retried:
 /// ELA_COMM_TIMEOUT_SECONDS if that is set; else 300 where there may be cards, and 0, for ever, on

@@ -44,6 +44,7 @@ struct TrainerOptions {
   std::string token_file;
   std::string metrics_address = "127.0.0.1:0";  // empty: not served
   kernels::CudaDevice* device = nullptr;        // null: the CPU; must outlive the trainer
+  std::string device_note;                      // as ChosenDevice's
   int num_threads = 1;
   int local_ranks = 1;
   bool progress = true;  // rank 0's progress lines on stderr

@@ -73,6 +73,7 @@ absl::Status Trainer::Prepare() {
           : absl::StrCat("card ", options_.device->ordinal(), ", ", options_.device->name());
   log_->info("rank {} of {} on {}, pid {}, {}", world_->rank(), world_->size(), HostName(),
              getpid(), place);
+  if (!options_.device_note.empty()) log_->warn("{}", options_.device_note);
   ELA_RETURN_IF_ERROR(CheckMemory());
   const MeshSizes sizes = {static_cast<int>(spec().parallelism().data()),
                            static_cast<int>(spec().parallelism().sequence()),

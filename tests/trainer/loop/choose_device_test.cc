@@ -4,6 +4,10 @@
 #include <gtest/gtest.h>
 #include <stdlib.h>
 
+#include "absl/strings/str_cat.h"
+#include "proto/status_macros.h"
+#include "trainer/parallel/local_communicator.h"
+
 namespace ela::trainer {
 namespace {
 
@@ -16,13 +20,15 @@ std::unique_ptr<Communicator> Alone() {
 TEST(ChooseDevice, CpuOpensNoCard) {
   const auto device = ChooseDevice(v1::DEVICE_KIND_CPU, *Alone());
   ASSERT_TRUE(device.ok()) << device.status();
-  EXPECT_EQ(*device, nullptr);
+  EXPECT_EQ(device->device, nullptr);
+  EXPECT_EQ(device->note, "");
 }
 
 TEST(ChooseDevice, AutoTakesACardWhereThereIsOne) {
   const auto device = ChooseDevice(v1::DEVICE_KIND_AUTO, *Alone());
   ASSERT_TRUE(device.ok()) << device.status();
-  EXPECT_EQ(*device != nullptr, kernels::NumCudaDevices() > 0);
+  EXPECT_EQ(device->device != nullptr, kernels::NumCudaDevices() > 0);
+  EXPECT_EQ(device->note, "");
 }
 
 TEST(ChooseDevice, CudaWithoutACardSaysWhy) {
@@ -31,6 +37,37 @@ TEST(ChooseDevice, CudaWithoutACardSaysWhy) {
   EXPECT_EQ(device.status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(device.status().message()),
               ::testing::HasSubstr(kernels::WhyNoCudaDevice()));
+}
+
+TEST(ChooseDevice, ACardForEachRankIsEnough) {
+  EXPECT_EQ(CheckOneRankPerCard({"a"}, {"0"}), absl::OkStatus());
+  EXPECT_EQ(CheckOneRankPerCard({"a", "b", "a", "b"}, {"0", "0", "1", "1"}), absl::OkStatus());
+}
+
+TEST(ChooseDevice, SaysOnWhichHostCardsLackAndHowMany) {
+  const absl::Status two = CheckOneRankPerCard({"a", "b", "b", "b"}, {"0", "0", "1", "0"});
+  EXPECT_EQ(two.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(two.message(),
+            "b has 3 ranks for 2 cards, and each needs its own: start at most 2 there, or choose "
+            "the CPU (--device cpu; of a job resources.device: cpu)");
+  EXPECT_THAT(std::string(CheckOneRankPerCard({"a", "a"}, {"0", "0"}).message()),
+              ::testing::HasSubstr("2 ranks for 1 card,"));
+}
+
+// With one thread a rank that would share a card, as processes would.
+TEST(ChooseDevice, RanksWithoutACardOfTheirOwnTakeTheCpuOrSayWhy) {
+  const int cards = kernels::NumCudaDevices(), ranks = cards + 1;
+  if (cards == 0) GTEST_SKIP() << kernels::WhyNoCudaDevice();
+  const absl::Status status = RunLocalRanks(ranks, [&](Communicator& world) -> absl::Status {
+    ELA_ASSIGN_OR_RETURN(const ChosenDevice chosen, ChooseDevice(v1::DEVICE_KIND_AUTO, world));
+    EXPECT_EQ(chosen.device, nullptr);
+    EXPECT_THAT(chosen.note, ::testing::HasSubstr(absl::StrCat(ranks, " ranks for ", cards)));
+    const auto cuda = ChooseDevice(v1::DEVICE_KIND_CUDA, world);
+    EXPECT_EQ(cuda.status().code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_THAT(std::string(cuda.status().message()), ::testing::HasSubstr("choose the CPU"));
+    return absl::OkStatus();
+  });
+  EXPECT_EQ(status, absl::OkStatus());
 }
 
 TEST(CommTimeout, IsForEverOnTheCpuUnlessItIsSet) {
