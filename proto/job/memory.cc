@@ -151,13 +151,10 @@ int64_t AttentionSaved(const Sizes& s, bool softmax) {
 }
 
 // Probabilities, weights and three lists of indices of this rank's tokens; input, weight, gate and
-// value, hidden and output of the rows routed here. A dense network keeps what it computes.
+// value, hidden and output of the rows routed here. A dense network keeps gate and value, hidden.
 int64_t MoeSaved(const Sizes& s) {
   const int64_t rows = s.t * s.k;
-  if (s.dense) {
-    return 2 * Block(s.t, kFloat) + Block(s.t, kIndex) + Block(2 * s.t * s.f, s.element) +
-           Block(s.t * s.f, s.element);
-  }
+  if (s.dense) return Block(2 * s.t * s.f, s.element) + Block(s.t * s.f, s.element);
   return Block(s.t * s.e, kFloat) + Block(rows, kFloat) + 3 * Block(rows, kIndex) +
          2 * Block(rows * s.d, s.element) + Block(rows, kFloat) + Block(2 * rows * s.f, s.element) +
          Block(rows * s.f, s.element);

@@ -28,11 +28,13 @@ absl::Status AddWindow(LoadedModel* model, const std::vector<int32_t>& ids, Tall
   ELA_RETURN_IF_ERROR(model->Forward(rows));
   const kernels::Context& ctx = model->context().ctx;
   std::vector<int32_t> experts(static_cast<size_t>(rows.count() * k));
-  std::vector<float> weights(experts.size());
+  std::vector<float> weights(experts.size(), 1);
   for (int64_t layer = 0; layer < spec.num_layers(); ++layer) {
     const MoeLayer& moe = model->decoder().layer(layer).moe();
-    kernels::CopyOut(ctx, experts.data(), moe.experts());
-    kernels::CopyOut(ctx, weights.data(), moe.weights());
+    if (!moe.dense()) {
+      kernels::CopyOut(ctx, experts.data(), moe.experts());
+      kernels::CopyOut(ctx, weights.data(), moe.weights());
+    }
     for (size_t slot = 0; slot < experts.size(); ++slot) {
       Tally& tally = tallies->by_expert[static_cast<size_t>(layer * e + experts[slot])]
                                        [ids[slot / static_cast<size_t>(k)]];

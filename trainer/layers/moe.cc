@@ -51,16 +51,10 @@ void MoeLayer::DenseForward(const LayerContext& layer, Tensor out, Tensor x, Ten
   const kernels::Context& ctx = layer.ctx;
   const int64_t t = x.dim(0);
   x_ = x;
-  probs_ = layer.SavedStatistic({t, 1});
-  weights_ = layer.SavedStatistic({t, 1});
-  experts_ = layer.SavedIndex({t, 1});
   gate_value_ = layer.Saved({t, 2 * config_.hidden});
   hidden_ = layer.Saved({t, config_.hidden});
   plan_ = LocalDispatchPlan({t});
 
-  kernels::Fill(ctx, probs_, 1);
-  kernels::Fill(ctx, weights_, 1);
-  kernels::Fill(ctx, experts_, 0);
   kernels::GroupedLinearForward(ctx, gate_value_, x, up_, plan_.offsets);
   kernels::SwigluForward(ctx, hidden_, gate_value_);
   kernels::GroupedLinearForward(ctx, out, hidden_, down_, plan_.offsets, added);

@@ -14,8 +14,8 @@
 // gradient reaches the router.
 //
 // Saved, with R routed rows here (T K without expert parallelism): x's rows, gate and value,
-// hidden, f: R (2d + 3F) elements (dense: 3F); probabilities [T, E], weights [T, K] and [R] floats;
-// 2 T K indices. x is read again. Parameters: layers.{i}.moe.router.{weight,bias},
+// hidden, f: R (2d + 3F) elements; probabilities [T, E], weights [T, K] and [R] floats; 3 T K
+// indices. Dense: 3 T F elements. x is read again. Parameters: layers.{i}.moe.router.{weight,bias},
 // layers.{i}.moe.experts.{e}.{up,down}. weight of the own experts.
 #pragma once
 
@@ -64,6 +64,10 @@ class MoeLayer {
   /// the tokens choose. All experts are on this rank.
   void Decode(const LayerContext& layer, kernels::Tensor out, kernels::Tensor x,
               kernels::Tensor added = {}) const;
+  /// Every token takes the one expert, with weight and probability 1: nothing below is kept.
+  bool dense() const {
+    return config_.num_experts == 1 && config_.label_bias == kernels::LabelBias::kNone;
+  }
   /// prob_sums [E] (f64) and counts [E] (i64) += those of the last forward pass.
   void AddRoutingStatistics(const LayerContext& layer, kernels::Tensor prob_sums,
                             kernels::Tensor counts) const;
@@ -72,9 +76,6 @@ class MoeLayer {
   kernels::Tensor weights() const { return weights_; }
 
  private:
-  bool dense() const {
-    return config_.num_experts == 1 && config_.label_bias == kernels::LabelBias::kNone;
-  }
   void DenseForward(const LayerContext& layer, kernels::Tensor out, kernels::Tensor x,
                     kernels::Tensor added);
   void DenseBackward(const LayerContext& layer, kernels::Tensor dx, kernels::Tensor dout);

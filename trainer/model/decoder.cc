@@ -65,6 +65,11 @@ absl::Status Decoder::RunLayers(const LayerContext& context, const TokenRows& ro
   layer.positions = positions_;
   const kernels::Context& ctx = layer.ctx;
   const ArenaScope scope(ctx.scratch);
+  if (routing != nullptr && layers_.front()->moe().dense()) {
+    for (int64_t& count : routing->counts) count += rows.count();
+    for (double& sum : routing->prob_sums) sum += static_cast<double>(rows.count());
+    routing = nullptr;
+  }
   Tensor prob_sums, counts;  // [N E], of all layers: one transfer
   if (routing != nullptr) {
     const int64_t all = routing->layers * routing->experts;

@@ -84,6 +84,21 @@ TEST(ProfileExperts, OfAnExpertThatDrawsEveryTokenTheMostDrawnAreShown) {
   }
 }
 
+TEST(ProfileExperts, TheOnlyExpertDrawsEveryTokenWithWeightOne) {
+  const auto model = LoadedModel::Create(
+      TrainingJobWith({"model.moe.label_bias=none", "model.memory_lobe.enabled=false",
+                       "model.moe.num_experts=1", "model.moe.top_k=1"}),
+      ByRemainder, {});
+  ASSERT_TRUE(model.ok()) << model.status();
+  const auto profiles = ProfileExperts(model->get(), kIds, 3, 3);
+  ASSERT_TRUE(profiles.ok()) << profiles.status();
+  for (const ExpertProfile& profile : *profiles) {
+    EXPECT_EQ(profile.load, 1);
+    EXPECT_EQ(Drawn(profile), (std::vector<std::vector<int64_t>>{{0, 3, 3}, {1, 2, 2}, {2, 1, 1}}));
+    EXPECT_EQ(profile.tokens_drawn[0].weight, 3);
+  }
+}
+
 TEST(ProfileExperts, ShowsAtMostSoMany) {
   const std::vector<ExpertProfile> profiles = Profiles(1, kIds, 100, 1);
   EXPECT_EQ(Drawn(profiles[0]), (std::vector<std::vector<int64_t>>{{0, 3, 3}}));

@@ -86,9 +86,19 @@ TEST(DenseLayer, IsOneRoutedExpert) {
       routed.grads[name] = grad;  // there it is that of the label vector
     }
     EXPECT_EQ(dense.loss, routed.loss) << residual;
+    EXPECT_EQ(dense.expert_counts, routed.expert_counts);
     const auto [distance, where] = WorstDistance(dense, routed);
     EXPECT_EQ(distance, 0) << where;
   }
+}
+
+TEST(DenseLayer, KeepsNothingOfItsRouting) {
+  LoneModel model(
+      TinyJob({"model.moe.num_experts=1", "model.moe.top_k=1", "model.moe.label_bias=none"}),
+      WideValues(1), Backend::kCpu);
+  model.MeanLoss(RandomDocuments(24, {{0}}, /*vocab=*/31, /*seed=*/3));
+  EXPECT_TRUE(model.decoder.layer(0).moe().experts().empty());
+  EXPECT_TRUE(model.decoder.layer(0).moe().weights().empty());
 }
 
 }  // namespace

@@ -69,6 +69,12 @@ TEST(MemoryPlan, IsWhatTheArenasHold) {
   }
 }
 
+TEST(MemoryPlan, OfADenseNetworkIsWhatItSavesToTheByte) {
+  const v1::TrainingJob job =
+      MediumJob({"model.moe.num_experts=1", "model.moe.top_k=1", "model.moe.label_bias=none"});
+  EXPECT_EQ(static_cast<int64_t>(Measure(job, {}).saved_bytes), job::PlanMemory(job).activations);
+}
+
 /// Jobs of the size of a card's: a thousand rows a multiprocessor.
 v1::TrainingJob CardJob(std::vector<std::string> sets) {
   sets.insert(sets.begin(), {"model.vocab_size=8000", "model.hidden_size=512",
