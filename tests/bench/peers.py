@@ -97,6 +97,7 @@ def compile_variants(torch, seed, heads_and_dims):
     for tuner in tuners:
         random.Random(seed).shuffle(tuner.configs)
         tuner.do_bench = run_once
+        tuner.cache_results = False  # nothing was timed: not to be taken for a choice
     for heads, dim in heads_and_dims:
         inputs = [torch.randn((1, 1024, heads, dim), device="cuda", dtype=torch.bfloat16,
                               requires_grad=True) for _ in "qkv"]

@@ -68,7 +68,7 @@ inline std::vector<Problem> AllModes(int64_t heads, int64_t d, int64_t dv, const
   return problems;
 }
 
-/// q, k, v, dy and everything that comes of them, on one back end. q, k and v are columns of one
+/// q, k, v, dy and everything that comes of them, on a back end of the host. q, k and v are columns of one
 /// product [T, H (2 D + Dv)], as in the model, and so are their gradients.
 class Attention {
  public:
@@ -79,7 +79,9 @@ class Attention {
         dqkv_(dtype, {p.tokens(), Width()}),
         y_(dtype, {p.tokens(), p.config.num_heads, p.config.value_dim}),
         dy_(dtype, {p.tokens(), p.config.num_heads, p.config.value_dim}),
-        lse_(StatisticOf(dtype), {p.tokens(), p.config.num_heads}) {}
+        lse_(StatisticOf(dtype), {p.tokens(), p.config.num_heads}) {
+    ELA_CHECK(current_device == nullptr, "tests of attention on a card are those of cuda/ela_test.cc");
+  }
 
   /// N(0, scale^2), rounded to bf16 whatever the type; dy N(0, 1).
   void FillNormal(uint64_t seed, double scale = 1) {

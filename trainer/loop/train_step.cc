@@ -34,10 +34,12 @@ absl::StatusOr<int64_t> TrainStep::GlobalValidTargets(const StepBatch& batch,
 }
 
 absl::Status TrainStep::CountFirst(const LayerContext& layer, const StepBatch& batch,
-                                   RoutingStatistics* routing) {
-  for (const TokenRows& rows : batch.micro) {
-    ELA_RETURN_IF_ERROR(decoder_->Forward(layer, rows, routing));
-    decoder_->Forget(layer);
+                                   RoutingStatistics* routing, RoutingStatistics* of_first) {
+  for (auto rows = batch.micro.rbegin(); rows != batch.micro.rend(); ++rows) {
+    RoutingStatistics local(layers_, experts_);
+    ELA_RETURN_IF_ERROR(decoder_->Forward(layer, *rows, &local));
+    routing->Add(local);
+    *of_first = std::move(local);
   }
   return AllReduceSum(mesh_->world(), routing->counts.data(),
                       static_cast<int64_t>(routing->counts.size()));
@@ -52,11 +54,10 @@ std::vector<double> TrainStep::BalanceGradient(const std::vector<int64_t>& count
   return gradient;
 }
 
-absl::Status TrainStep::RunMicroBatch(const LayerContext& layer, const TokenRows& rows,
-                                      bool counted, bool last, StepLoss* out) {
+absl::Status TrainStep::BackwardOf(const LayerContext& layer, const TokenRows& rows,
+                                   const RoutingStatistics& local, bool counted, bool last,
+                                   StepLoss* out) {
   const ArenaScope scope(layer.ctx.scratch);
-  RoutingStatistics local(layers_, experts_);
-  ELA_RETURN_IF_ERROR(decoder_->Forward(layer, rows, experts_ > 1 ? &local : nullptr));
   std::vector<int64_t> counts = local.counts;
   if (experts_ > 1 && !counted) {
     ELA_RETURN_IF_ERROR(
@@ -108,10 +109,15 @@ absl::StatusOr<StepLoss> TrainStep::Run(const LayerContext& layer, const StepBat
   store_->ZeroGrads();
   const bool count_first = aux_coef_ > 0 && batch.micro.size() > 1 &&
                            spec_.model().moe().aux_scope() == v1::AUX_SCOPE_GLOBAL_BATCH;
-  if (count_first) ELA_RETURN_IF_ERROR(CountFirst(layer, batch, &out.routing));
+  RoutingStatistics local(layers_, experts_);
+  if (count_first) ELA_RETURN_IF_ERROR(CountFirst(layer, batch, &out.routing, &local));
   for (const TokenRows& rows : batch.micro) {
-    const bool last = &rows == &batch.micro.back();
-    ELA_RETURN_IF_ERROR(RunMicroBatch(layer, rows, count_first, last, &out));
+    const bool first = &rows == &batch.micro.front(), last = &rows == &batch.micro.back();
+    if (!first || !count_first) {
+      local = RoutingStatistics(layers_, experts_);
+      ELA_RETURN_IF_ERROR(decoder_->Forward(layer, rows, experts_ > 1 ? &local : nullptr));
+    }
+    ELA_RETURN_IF_ERROR(BackwardOf(layer, rows, local, count_first, last, &out));
   }
   ELA_RETURN_IF_ERROR(Share(flags, &out));
   return out;

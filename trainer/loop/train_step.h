@@ -7,7 +7,7 @@
 // f_e: share of the tokens of the batch that chose e (of the global batch, or under aux_scope:
 // micro_batch of the micro-batch of all ranks); P_e: mean probability. The division is in the loss
 // scale, so gradients only ever add. With several micro-batches and aux_scope: global_batch a
-// forward pass over all of them comes first, for the counts.
+// forward pass over all of them comes first, for the counts; the first one's, made last, is kept.
 #pragma once
 
 #include <cstdint>
@@ -55,12 +55,14 @@ class TrainStep {
 
  private:
   absl::StatusOr<int64_t> GlobalValidTargets(const StepBatch& batch, const absl::Status& filled);
+  /// Leaves the decoder where Forward of the first micro-batch, routed as `of_first`, has left it.
   absl::Status CountFirst(const LayerContext& layer, const StepBatch& batch,
-                          RoutingStatistics* routing);
+                          RoutingStatistics* routing, RoutingStatistics* of_first);
   /// d aux / d (sum of probabilities), [N, E], if `counts` of `tokens` tokens chose each expert.
   std::vector<double> BalanceGradient(const std::vector<int64_t>& counts, int64_t tokens) const;
-  absl::Status RunMicroBatch(const LayerContext& layer, const TokenRows& rows, bool counted,
-                             bool last, StepLoss* out);
+  /// After Forward of a micro-batch, which routed its rows as `local`.
+  absl::Status BackwardOf(const LayerContext& layer, const TokenRows& rows,
+                          const RoutingStatistics& local, bool counted, bool last, StepLoss* out);
   absl::Status Share(uint32_t flags, StepLoss* out);
 
   v1::JobSpec spec_;
