@@ -1,10 +1,15 @@
 #include "trainer/inference/decoding.h"
 
 #include <algorithm>
+#include <functional>
+#include <string>
+#include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "kernels/ops.h"
 #include "proto/status_macros.h"
+#include "trainer/parallel/agreement.h"
 
 namespace ela::trainer {
 
@@ -15,68 +20,162 @@ using kernels::Tensor;
 namespace {
 
 constexpr int64_t kLeastRoom = 256;  // tokens: caches grow by doubling from here
-constexpr double kGiB = 1 << 30;
 
 BackendMemory MemoryFor(const LoadedModel& model, int64_t numel, DType dtype) {
   return {static_cast<size_t>(numel) * kernels::SizeOf(dtype), model.context().ctx.backend};
+}
+
+/// What a card's memory may be larger than it was asked for: every tensor of a cache has pages.
+int64_t PageBytes(const LoadedModel& model) {
+  constexpr int64_t kPage = 2 << 20, kOthers = 8;
+  return model.context().ctx.device == nullptr ? 0
+                                               : (2 * model.spec().num_layers() + kOthers) * kPage;
+}
+
+/// The largest of least .. most that fits, where what is larger than one that doesn't does not
+/// either; least - 1 if none fits.
+int64_t Largest(int64_t least, int64_t most, const std::function<bool(int64_t)>& fits) {
+  if (most >= least && fits(most)) return most;
+  int64_t fit = least - 1;
+  while (fit + 1 < most) {
+    const int64_t middle = fit + (most - fit) / 2;
+    (fits(middle) ? fit : most) = middle;
+  }
+  return fit;
+}
+
+absl::Status DoesNotFit(const LoadedModel& model, int64_t samples, int64_t tokens, int64_t needed,
+                        int64_t free, int64_t samples_that_fit) {
+  constexpr double kGiB = 1 << 30;
+  const bool card = model.context().ctx.device != nullptr;
+  std::string instead =
+      absl::StrCat(samples_that_fit, samples_that_fit == 1 ? " sample" : " samples");
+  if (samples_that_fit == 0) instead = card ? "a shorter text or --device cpu" : "a shorter text";
+  return absl::ResourceExhaustedError(absl::StrFormat(
+      "%d samples of %d tokens need %.2f GiB more on the %s, %.2f GiB are free: %s would fit",
+      samples, tokens, static_cast<double>(needed) / kGiB, card ? "card" : "machine",
+      static_cast<double>(free) / kGiB, instead));
 }
 
 }  // namespace
 
 Decoding::Decoding(LoadedModel* model, const DecodingOptions& options)
     : model_(model), options_(options) {
-  const int64_t b = options.samples, v = model->spec().vocab_size();
-  inputs_memory_ = MemoryFor(*model, 2 * b, DType::kI32);
-  likeliest_memory_ = MemoryFor(*model, b, DType::kI32);
-  logits_memory_ = MemoryFor(*model, b * v, DType::kF32);
-  inputs_ = Tensor(inputs_memory_.data(), DType::kI32, {2 * b});
-  likeliest_ = Tensor(likeliest_memory_.data(), DType::kI32, {b});
-  logits_ = Tensor(logits_memory_.data(), DType::kF32, {b, v});
-  host_likeliest_.resize(static_cast<size_t>(b));
+  if (!model->last_shard()) options_.samples = 1;  // it reads its part of the prompt, no more
 }
 
 absl::StatusOr<std::unique_ptr<Decoding>> Decoding::Start(LoadedModel* model,
                                                           const std::vector<int32_t>& prompt,
                                                           const DecodingOptions& options) {
+  ELA_ASSIGN_OR_RETURN(const TokenRows rows, model->Rows(prompt, /*closed=*/false));
   std::unique_ptr<Decoding> decoding(new Decoding(model, options));
-  ELA_RETURN_IF_ERROR(decoding->ReadPrompt(prompt));
+  const auto length = static_cast<int64_t>(prompt.size());
+  const absl::Status mine = decoding->ChooseRoom(length, rows.count());
+  ELA_RETURN_IF_ERROR(model->sequence() == nullptr ? mine : AgreeOk(*model->sequence(), mine));
+  ELA_RETURN_IF_ERROR(decoding->ReadPrompt(rows));
+  decoding->seen_ = length;
   return decoding;
 }
 
-absl::Status Decoding::ReadPrompt(const std::vector<int32_t>& prompt) {
-  ELA_ASSIGN_OR_RETURN(const TokenRows rows, model_->Rows(prompt, /*closed=*/false));
+Decoding::CacheSize Decoding::SizeOf(int64_t samples, int64_t tokens) const {
+  const LayerContext& layer = model_->context();
+  CacheSize size;
+  for (int64_t i = 0; i < model_->spec().num_layers(); ++i) {
+    const ResidualLayer& l = model_->decoder().layer(i);
+    const int64_t bytes = l.CacheBytes(layer, samples, tokens);
+    size.all += bytes;
+    size.largest = std::max(size.largest, bytes - l.CacheBytes(layer, samples, 0));
+  }
+  return size;
+}
+
+// Of the prompt, and then of the steps.
+PassMemory Decoding::PassesOf(int64_t samples, int64_t rows) const {
+  const PassMemory prompt = model_->MemoryOf(1, rows), step = model_->MemoryOf(samples, 1);
+  return {prompt.saved, std::max(prompt.scratch, step.scratch)};
+}
+
+// The prompt's caches are held until all samples have theirs; the last of several ranks gathers
+// keys and values of the prompt, a layer at a time; a step merges parts of a layer's sums, which
+// are smaller than a sixty-fourth of its cache. A card gives memory by pages.
+int64_t Decoding::BytesToStart(int64_t samples, int64_t rows, int64_t room) const {
+  const CacheSize all = SizeOf(samples, room), one = SizeOf(1, room);
+  int64_t bytes = model_->Lacking(PassesOf(samples, rows)) + all.all + all.largest / 64;
+  if (samples > 1) bytes += one.all;
+  if (model_->shards() > 1) bytes += one.largest;
+  bytes += samples * (model_->spec().vocab_size() + 3) * int64_t{sizeof(float)};
+  return bytes + PageBytes(*model_);
+}
+
+// A layer at a time: its old memory goes when the new one is filled.
+int64_t Decoding::BytesToGrow(int64_t samples, int64_t room) const {
+  const CacheSize now = SizeOf(samples, room_), then = SizeOf(samples, room);
+  return then.all - now.all + now.largest + then.largest / 64 + PageBytes(*model_);
+}
+
+absl::Status Decoding::ChooseRoom(int64_t prompt, int64_t rows) {
+  const int64_t b = options_.samples, free = model_->FreeBytes();
+  const auto needed = [&](int64_t samples, int64_t room) {
+    return BytesToStart(samples, rows, room);
+  };
+  int64_t least = 0, wanted = 0;  // of a rank that hands its keys and values on
+  if (model_->last_shard()) {
+    least = std::min(prompt + 1, std::max(prompt, options_.most_tokens));
+    wanted =
+        std::clamp(std::max(kLeastRoom, 2 * prompt), least, std::max(least, options_.most_tokens));
+  }
+  room_ = Largest(least, wanted, [&](int64_t room) { return needed(b, room) <= free; });
+  if (room_ >= least) return absl::OkStatus();
+  return DoesNotFit(*model_, b, std::max(least, rows), needed(b, least), free,
+                    Largest(1, b - 1, [&](int64_t n) { return needed(n, least) <= free; }));
+}
+
+absl::Status Decoding::ReadPrompt(const TokenRows& rows) {
+  const int64_t b = options_.samples, v = model_->spec().vocab_size();
   const LayerContext& layer = model_->context();
   Decoder& decoder = model_->decoder();
+  decoder.Forget(layer);
+  model_->Reserve(PassesOf(b, rows.count()));
+  inputs_memory_ = MemoryFor(*model_, 2 * b, DType::kI32);
+  likeliest_memory_ = MemoryFor(*model_, b, DType::kI32);
+  logits_memory_ = MemoryFor(*model_, b * v, DType::kF32);
+  inputs_ = Tensor(inputs_memory_.data(), DType::kI32, {2 * b});
+  likeliest_ = Tensor(likeliest_memory_.data(), DType::kI32, {b});
+  logits_ = Tensor(logits_memory_.data(), DType::kF32, {b, v});
+  host_likeliest_.resize(static_cast<size_t>(b));
   cache_ = decoder.NewCache(layer, /*sequences=*/1);
+  for (LayerCache& cache : cache_) cache.Reserve(layer, room_);
+
   ELA_RETURN_IF_ERROR(model_->Forward(rows));
   const absl::Status filled = decoder.FillCache(layer, rows, logits_.Rows(0, 1), &cache_);
   decoder.Forget(layer);
   ELA_RETURN_IF_ERROR(filled);
-  for (LayerCache& cache : cache_) cache = cache.Repeated(layer, options_.samples);
-  for (int64_t i = 1; i < options_.samples; ++i) {
+  for (LayerCache& cache : cache_) {
+    if (b > 1) cache = cache.Repeated(layer, b);
+  }
+  for (int64_t i = 1; i < b; ++i) {
     kernels::Copy(layer.ctx, logits_.Rows(i, i + 1), logits_.Rows(0, 1));
   }
   kernels::RowArgmax(layer.ctx, likeliest_, logits_);
-  seen_ = room_ = static_cast<int64_t>(prompt.size());
   return absl::OkStatus();
 }
 
 absl::Status Decoding::MakeRoom() {
-  if (seen_ < room_ || CacheBytes(1) == CacheBytes(0)) return absl::OkStatus();
-  const int64_t most = std::max(options_.most_tokens, seen_ + 1);
-  const int64_t room = std::min(most, std::max(kLeastRoom, 2 * room_));
-  const LayerContext& layer = model_->context();
-  if (layer.ctx.device != nullptr) {
-    const int64_t more = CacheBytes(room) - CacheBytes(room_);
-    const auto free = static_cast<int64_t>(layer.ctx.device->free_bytes());
-    if (more > free) {
-      return absl::ResourceExhaustedError(absl::StrFormat(
-          "key-value caches of %d tokens need %.2f GiB more on the card, %.2f GiB are free", room,
-          static_cast<double>(more) / kGiB, static_cast<double>(free) / kGiB));
-    }
+  if (seen_ < room_ || SizeOf(1, 1).largest == 0) return absl::OkStatus();
+  const int64_t b = options_.samples, least = seen_ + 1, free = model_->FreeBytes();
+  const int64_t wanted =
+      std::clamp(std::max(kLeastRoom, 2 * room_), least, std::max(least, options_.most_tokens));
+  const int64_t room =
+      Largest(least, wanted, [&](int64_t tokens) { return BytesToGrow(b, tokens) <= free; });
+  if (room < least) {
+    const int64_t held = SizeOf(b, room_).all;
+    const auto fits = [&](int64_t n) {
+      return BytesToGrow(n, least) <= free + held - SizeOf(n, room_).all;
+    };
+    return DoesNotFit(*model_, b, least, BytesToGrow(b, least), free, Largest(1, b - 1, fits));
   }
   graph_ = kernels::CudaGraph();
-  for (LayerCache& cache : cache_) cache.Reserve(layer, room);
+  for (LayerCache& cache : cache_) cache.Reserve(model_->context(), room);
   room_ = room;
   return absl::OkStatus();
 }
@@ -92,7 +191,7 @@ void Decoding::RunStep() {
 // algorithms.
 absl::Status Decoding::Record() {
   const LayerContext& layer = model_->context();
-  layer.ctx.scratch->Reserve(layer.ctx.scratch->peak_bytes(), layer.ctx.backend);
+  model_->Reserve({0, static_cast<int64_t>(layer.ctx.scratch->peak_bytes())});
   ELA_ASSIGN_OR_RETURN(graph_, kernels::CudaGraph::Record(*layer.ctx.device, [this] {
                          RunStep();
                          return absl::OkStatus();
@@ -124,12 +223,6 @@ const std::vector<float>& Decoding::Logits() {
 const std::vector<int32_t>& Decoding::Likeliest() {
   kernels::CopyOut(model_->context().ctx, host_likeliest_.data(), likeliest_);
   return host_likeliest_;
-}
-
-int64_t Decoding::CacheBytes(int64_t tokens) const {
-  int64_t bytes = 0;
-  for (const LayerCache& cache : cache_) bytes += cache.bytes(tokens);
-  return bytes;
 }
 
 }  // namespace ela::trainer

@@ -37,7 +37,7 @@ absl::Status CheckGenerates(const LoadedModel& model);
 
 /// `on_token(sample, id)` is called for each token as it is drawn; false ends the generation.
 /// InvalidArgument if the model cannot generate or the prompt holds an id out of the vocabulary;
-/// ResourceExhausted if a card lacks memory for it.
+/// ResourceExhausted, with what would fit, if memory lacks for it.
 /// Collective over the ranks of the model; those before the last one draw no token.
 absl::StatusOr<Generation> Generate(
     LoadedModel* model, const std::vector<int32_t>& prompt, const GenerateOptions& options,

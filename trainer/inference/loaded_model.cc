@@ -1,6 +1,7 @@
 #include "trainer/inference/loaded_model.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -9,6 +10,7 @@
 #include "proto/job/job_file.h"
 #include "proto/job/plan.h"
 #include "proto/status_macros.h"
+#include "trainer/loop/machine.h"
 #include "trainer/optim/zero1_optimizer.h"
 #include "trainer/parallel/agreement.h"
 
@@ -19,18 +21,6 @@ namespace {
 /// What only some ranks may meet; all end if one does.
 absl::Status Agree(Communicator* world, const absl::Status& mine) {
   return world == nullptr || world->size() == 1 ? mine : AgreeOk(*world, mine);
-}
-
-/// Whether a card has `needed` bytes, of which it has lent `held` already.
-absl::Status CheckFits(const kernels::CudaDevice* device, const std::string& what, size_t held,
-                       int64_t needed) {
-  if (device == nullptr) return absl::OkStatus();
-  const auto available = static_cast<int64_t>(device->free_bytes() + held);
-  if (needed <= available) return absl::OkStatus();
-  constexpr double kGiB = 1 << 30;
-  return absl::ResourceExhaustedError(absl::StrFormat(
-      "%s need %.2f GiB on the card, %.2f GiB are available: use --device cpu", what,
-      static_cast<double>(needed) / kGiB, static_cast<double>(available) / kGiB));
 }
 
 }  // namespace
@@ -97,9 +87,11 @@ absl::Status LoadedModel::Build(const ParameterSource& source, const ModelPlace&
     ELA_ASSIGN_OR_RETURN(
         mesh_, Mesh::Create(world, {.sequence = world->size()}, spec_.moe().num_experts()));
   }
+  free_bytes_ = place.free_bytes;
+  context_.ctx.device = place.device;
   ELA_RETURN_IF_ERROR(Agree(
       world,
-      CheckFits(place.device, "the model's parameters", 0,
+      CheckFits("the model's parameters",
                 job::ParameterCount(spec_) * static_cast<int64_t>(kernels::SizeOf(place.dtype)))));
   store_ = std::make_unique<ParameterStore>(
       job::Parameters(spec_),
@@ -115,34 +107,59 @@ absl::Status LoadedModel::Build(const ParameterSource& source, const ModelPlace&
   return absl::OkStatus();
 }
 
-// Host memory grows as it is taken; a card's is planned, as a job's is, and taken at once.
-absl::Status LoadedModel::Reserve(int64_t sequences, int64_t length) {
+int64_t LoadedModel::FreeBytes() const {
+  if (free_bytes_) return free_bytes_();
+  if (context_.ctx.device != nullptr) {
+    return static_cast<int64_t>(context_.ctx.device->free_bytes());
+  }
+  const int64_t available = AvailableMemory();
+  return available > 0 ? available : std::numeric_limits<int64_t>::max();
+}
+
+absl::Status LoadedModel::CheckFits(const std::string& what, int64_t lacking) const {
+  const int64_t free = lacking > 0 ? FreeBytes() : 0;
+  if (lacking <= free) return absl::OkStatus();
+  const bool card = context_.ctx.device != nullptr;
+  constexpr double kGiB = 1 << 30;
+  return absl::ResourceExhaustedError(
+      absl::StrFormat("%s need %.2f GiB more on the %s, %.2f GiB are free%s", what,
+                      static_cast<double>(lacking) / kGiB, card ? "card" : "machine",
+                      static_cast<double>(free) / kGiB, card ? ": use --device cpu" : ""));
+}
+
+// As a job's: its backward pass, which works with more than a forward pass, is counted too.
+PassMemory LoadedModel::MemoryOf(int64_t sequences, int64_t length) const {
   v1::TrainingJob job;
   v1::JobSpec& spec = *job.mutable_spec();
   *spec.mutable_model() = spec_;
-  spec.mutable_data()->set_seq_len(length * shards());
+  spec.mutable_data()->set_seq_len(std::max<int64_t>(1, length) * shards());
   spec.mutable_training()->set_micro_batch_size(sequences);
   const bool bf16 = context_.element == kernels::DType::kBf16;
   spec.mutable_training()->set_precision(bf16 ? v1::PRECISION_BF16 : v1::PRECISION_FP32);
   if (masked_) spec.mutable_training()->set_objective(v1::OBJECTIVE_MASKED_TOKEN);
   spec.mutable_parallelism()->set_sequence(shards());
-  const job::MemoryPlan plan = job::PlanMemory(job, /*on_device=*/true);
-  const std::string what = absl::StrCat(sequences * length, " tokens at once");
-  ELA_RETURN_IF_ERROR(
-      CheckFits(context_.ctx.device, what, reserved_, plan.activations + plan.workspace));
-  saved_.Reserve(static_cast<size_t>(plan.activations), context_.ctx.backend);
-  scratch_.Reserve(static_cast<size_t>(plan.workspace), context_.ctx.backend);
-  reserved_ = std::max(reserved_,
-                       static_cast<size_t>(plan.activations) + static_cast<size_t>(plan.workspace));
-  return absl::OkStatus();
+  const job::MemoryPlan plan = job::PlanMemory(job, context_.ctx.device != nullptr);
+  return {plan.activations, plan.workspace};
+}
+
+int64_t LoadedModel::Lacking(const PassMemory& memory) const {
+  return std::max<int64_t>(0, memory.saved - held_.saved) +
+         std::max<int64_t>(0, memory.scratch - held_.scratch);
+}
+
+void LoadedModel::Reserve(const PassMemory& memory) {
+  held_ = {std::max(held_.saved, memory.saved), std::max(held_.scratch, memory.scratch)};
+  saved_.Reserve(static_cast<size_t>(held_.saved), context_.ctx.backend);
+  scratch_.Reserve(static_cast<size_t>(held_.scratch), context_.ctx.backend);
 }
 
 absl::Status LoadedModel::Forward(const TokenRows& rows) {
-  if (context_.ctx.device != nullptr) {
-    const int64_t sequences = std::max<int64_t>(1, rows.sequences());
-    const absl::Status mine = Reserve(sequences, rows.count() / sequences);
-    ELA_RETURN_IF_ERROR(Agree(sequence(), mine));
-  }
+  const int64_t sequences = std::max<int64_t>(1, rows.sequences());
+  const PassMemory memory = MemoryOf(sequences, rows.count() / sequences);
+  ELA_RETURN_IF_ERROR(
+      Agree(sequence(), CheckFits(absl::StrCat(rows.count(), " tokens at once"), Lacking(memory))));
+  decoder_->Forget(context_);
+  Reserve(memory);
   return decoder_->Forward(context_, rows, /*routing=*/nullptr);
 }
 

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -25,6 +26,14 @@ struct ModelPlace {
   /// states, statistics and sums are float.
   kernels::DType dtype = kernels::DType::kF32;
   Communicator* world = nullptr;  // null: this rank alone
+  /// Bytes still to be had there; empty: asks the card or the machine. The ranks of a machine each
+  /// see all of its memory.
+  std::function<int64_t()> free_bytes;
+};
+
+/// What the passes of a model hold in its arenas, in bytes.
+struct PassMemory {
+  int64_t saved = 0, scratch = 0;
 };
 
 class LoadedModel {
@@ -54,9 +63,16 @@ class LoadedModel {
   absl::StatusOr<const data::Tokenizer*> tokenizer() const;
   const LayerContext& context() const { return context_; }
   Decoder& decoder() { return *decoder_; }
-  /// Decoder::Forward of rows that Rows or a loader made, after their memory is there: on a card
+  /// Decoder::Forward of rows that Rows or a loader made, after their memory is there:
   /// ResourceExhausted says what lacks. Collective, like the status.
   absl::Status Forward(const TokenRows& rows);
+  /// At least what a pass over so many sequences of so many tokens takes on this rank.
+  PassMemory MemoryOf(int64_t sequences, int64_t length) const;
+  /// Bytes that `memory` needs beyond what passes hold already.
+  int64_t Lacking(const PassMemory& memory) const;
+  /// Takes them; only while no pass is kept.
+  void Reserve(const PassMemory& memory);
+  int64_t FreeBytes() const;
   /// Waits for the card, if there is one.
   void Synchronize() const;
   /// The ranks that share every sequence; null: this one has it whole.
@@ -74,7 +90,7 @@ class LoadedModel {
   void Describe(const v1::TrainingJob& job);
   absl::Status Open(const std::string& resolved_job, const std::string& tokenizer_path);
   absl::Status Build(const ParameterSource& source, const ModelPlace& place);
-  absl::Status Reserve(int64_t sequences, int64_t length);
+  absl::Status CheckFits(const std::string& what, int64_t lacking) const;
 
   v1::ModelSpec spec_;
   bool causal_ = true, leaks_future_ = false, masked_ = false, document_mask_ = true;
@@ -84,7 +100,8 @@ class LoadedModel {
   std::unique_ptr<ParameterStore> store_;
   std::unique_ptr<Decoder> decoder_;
   kernels::Arena scratch_, saved_;
-  size_t reserved_ = 0;  // bytes of both, on a card
+  PassMemory held_;
+  std::function<int64_t()> free_bytes_;
   kernels::Counters counters_;
   LayerContext context_;
 };

@@ -36,6 +36,9 @@ class AttentionLayer {
   absl::Status Backward(const LayerContext& layer, kernels::Tensor dx, kernels::Tensor dout,
                         kernels::Tensor added, const TokenRows& rows);
 
+  int64_t CacheBytes(const LayerContext& layer, int64_t sequences, int64_t tokens) const {
+    return mixer_->CacheBytes(layer, sequences, tokens);
+  }
   std::unique_ptr<MixerCache> NewCache(const LayerContext& layer, int64_t sequences) const;
   /// After Forward of `rows`: decoding goes on from there (mixer.h).
   absl::Status FillCache(const LayerContext& layer, const TokenRows& rows, MixerCache* cache) const;

@@ -19,7 +19,6 @@ struct ElaCache : MixerCache {
       : memory(static_cast<size_t>(sequences * size) * kernels::SizeOf(layer.statistic),
                layer.ctx.backend),
         state(memory.data(), layer.statistic, {sequences, size}) {}
-  int64_t bytes(int64_t) const override { return static_cast<int64_t>(memory.bytes()); }
   void Reserve(const LayerContext&, int64_t) override {}
   std::unique_ptr<MixerCache> Repeated(const LayerContext& layer,
                                        int64_t sequences) const override {
@@ -111,6 +110,11 @@ absl::Status ElaMixer::FinishBackward(const LayerContext& layer, const Qkv& din,
   kernels::ElaBackward(layer.ctx, din.q, din.k, din.v, dy, in.q, in.k, in.v, y, lse_, before_,
                        after_, grad_before, grad_after, config_, rows.spans());
   return absl::OkStatus();
+}
+
+int64_t ElaMixer::CacheBytes(const LayerContext& layer, int64_t sequences, int64_t) const {
+  return sequences * kernels::ElaStateSize(config_) *
+         static_cast<int64_t>(kernels::SizeOf(layer.statistic));
 }
 
 std::unique_ptr<MixerCache> ElaMixer::NewCache(const LayerContext& layer, int64_t sequences) {

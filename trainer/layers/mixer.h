@@ -20,10 +20,8 @@ namespace ela::trainer {
 /// What decoding carries from token to token, in the memory of the back end.
 struct MixerCache {
   virtual ~MixerCache() = default;
-  /// Of what all sequences keep of so many tokens each.
-  virtual int64_t bytes(int64_t tokens) const = 0;
-  /// Room for so many tokens of each sequence; what they have seen stays. On a device the addresses
-  /// change where bytes(tokens) grows with them.
+  /// Room for so many tokens of each sequence; what they have seen stays. The addresses change
+  /// where CacheBytes grows with the tokens; until then the old memory is held beside the new.
   virtual void Reserve(const LayerContext& layer, int64_t tokens) = 0;
   /// Of a cache of one sequence: so many sequences, each of which has seen the same.
   virtual std::unique_ptr<MixerCache> Repeated(const LayerContext& layer,
@@ -51,6 +49,9 @@ class Mixer {
   virtual absl::Status FinishBackward(const LayerContext& layer, const Qkv& din, kernels::Tensor dy,
                                       kernels::Tensor y, const Qkv& in, const TokenRows& rows) = 0;
 
+  /// Of a cache of so many sequences with room for so many tokens each.
+  virtual int64_t CacheBytes(const LayerContext& layer, int64_t sequences,
+                             int64_t tokens) const = 0;
   /// Decoding (causal mixers): a cache that has seen nothing, for B sequences; room for no token.
   virtual std::unique_ptr<MixerCache> NewCache(const LayerContext& layer, int64_t sequences) = 0;
   /// After FinishForward, `in` and `rows` as they were there, one document a sequence. Collective

@@ -9,10 +9,6 @@ namespace ela::trainer {
 
 using kernels::Tensor;
 
-int64_t LayerCache::bytes(int64_t tokens) const {
-  return attention->bytes(tokens) + (lobe == nullptr ? 0 : lobe->bytes(tokens));
-}
-
 void LayerCache::Reserve(const LayerContext& layer, int64_t tokens) {
   attention->Reserve(layer, tokens);
   if (lobe != nullptr) lobe->Reserve(layer, tokens);
@@ -26,6 +22,12 @@ LayerCache LayerCache::Repeated(const LayerContext& layer, int64_t sequences) co
 ResidualLayer::ResidualLayer(std::unique_ptr<AttentionLayer> attention,
                              std::unique_ptr<MoeLayer> moe, std::unique_ptr<MemoryLobe> lobe)
     : attention_(std::move(attention)), moe_(std::move(moe)), lobe_(std::move(lobe)) {}
+
+int64_t ResidualLayer::CacheBytes(const LayerContext& layer, int64_t sequences,
+                                  int64_t tokens) const {
+  return attention_->CacheBytes(layer, sequences, tokens) +
+         (lobe_ == nullptr ? 0 : lobe_->CacheBytes(layer, sequences, tokens));
+}
 
 LayerCache ResidualLayer::NewCache(const LayerContext& layer, int64_t sequences) const {
   LayerCache cache;

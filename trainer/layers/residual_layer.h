@@ -20,7 +20,6 @@ namespace ela::trainer {
 struct LayerCache {
   std::unique_ptr<MixerCache> attention, lobe;
   // As those of MixerCache.
-  int64_t bytes(int64_t tokens) const;
   void Reserve(const LayerContext& layer, int64_t tokens);
   LayerCache Repeated(const LayerContext& layer, int64_t sequences) const;
 };
@@ -41,6 +40,7 @@ class ResidualLayer {
   virtual void Decode(const LayerContext& layer, kernels::Tensor out, kernels::Tensor x,
                       kernels::Tensor positions, LayerCache* cache) = 0;
 
+  int64_t CacheBytes(const LayerContext& layer, int64_t sequences, int64_t tokens) const;
   LayerCache NewCache(const LayerContext& layer, int64_t sequences) const;
   /// After Forward of `rows`: decoding goes on from there (mixer.h).
   absl::Status FillCache(const LayerContext& layer, const TokenRows& rows, LayerCache* cache) const;

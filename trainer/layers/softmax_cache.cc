@@ -40,10 +40,6 @@ struct KeyValueCache : MixerCache {
   int64_t heads() const { return k.rows.dim(2); }
   int64_t head_dim() const { return k.rows.dim(3); }
 
-  int64_t bytes(int64_t tokens) const override {
-    return 2 * sequences() * tokens * heads() * head_dim() *
-           static_cast<int64_t>(SizeOf(k.rows.dtype()));
-  }
   void Reserve(const LayerContext& layer, int64_t tokens) override {
     if (tokens <= room()) return;
     KeyValueCache larger(layer, sequences(), tokens, heads(), head_dim());
@@ -69,6 +65,12 @@ struct KeyValueCache : MixerCache {
 };
 
 }  // namespace
+
+int64_t SoftmaxMixer::CacheBytes(const LayerContext& layer, int64_t sequences,
+                                 int64_t tokens) const {
+  return 2 * sequences * tokens * config_.num_heads * config_.head_dim *
+         static_cast<int64_t>(SizeOf(layer.element));
+}
 
 std::unique_ptr<MixerCache> SoftmaxMixer::NewCache(const LayerContext& layer, int64_t sequences) {
   return std::make_unique<KeyValueCache>(layer, sequences, /*room=*/0, config_.num_heads,

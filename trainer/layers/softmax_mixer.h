@@ -37,6 +37,7 @@ class SoftmaxMixer : public Mixer {
                              const Qkv& in, const TokenRows& rows) override;
   absl::Status FinishBackward(const LayerContext& layer, const Qkv& din, kernels::Tensor dy,
                               kernels::Tensor y, const Qkv& in, const TokenRows& rows) override;
+  int64_t CacheBytes(const LayerContext& layer, int64_t sequences, int64_t tokens) const override;
   std::unique_ptr<MixerCache> NewCache(const LayerContext& layer, int64_t sequences) override;
   /// The keys and values of all shards go to the last one.
   absl::Status FillCache(const LayerContext& layer, const Qkv& in, const TokenRows& rows,

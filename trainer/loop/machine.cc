@@ -59,7 +59,7 @@ void FillWithNoise(const kernels::Context& ctx, const kernels::Tensor& x) {
   if (ctx.device != nullptr) ctx.device->Synchronize();
 }
 
-int64_t NumberIn(const char* path) {
+int64_t NumberIn(const std::string& path) {
   std::ifstream file(path);
   int64_t value = 0;
   return file >> value ? value : -1;
@@ -102,18 +102,24 @@ int ChooseThreads(int local_ranks) {
   return std::max(1, cores / std::max(1, local_ranks));
 }
 
-int64_t AvailableMemory() {
+int64_t AvailableMemory(const std::string& root) {
+  const std::string group = root + "/sys/fs/cgroup/memory.";
   int64_t available = 0;
-  std::ifstream file("/proc/meminfo");
+  std::ifstream file(root + "/proc/meminfo");
   for (std::string key, unit; file >> key;) {
     int64_t kib = 0;
     if (!(file >> kib)) break;
     std::getline(file, unit);
     if (key == "MemAvailable:") available = kib * 1024;
   }
-  const int64_t limit = NumberIn("/sys/fs/cgroup/memory.max");
-  const int64_t used = NumberIn("/sys/fs/cgroup/memory.current");
-  if (limit > 0 && used >= 0) available = std::min(available, std::max<int64_t>(0, limit - used));
+  const int64_t limit = NumberIn(group + "max"), used = NumberIn(group + "current");
+  if (limit <= 0 || used < 0) return available;
+  int64_t cached = 0, bytes = 0;
+  std::ifstream statistics(group + "stat");
+  for (std::string key; statistics >> key >> bytes;) {
+    if (key == "active_file" || key == "inactive_file") cached += bytes;
+  }
+  available = std::min(available, std::max<int64_t>(0, limit - used + std::min(cached, used)));
   return available;
 }
 

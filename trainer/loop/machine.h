@@ -25,8 +25,9 @@ absl::StatusOr<int> LocalRanks(Communicator& world);
 /// to, if it is bound to some; else the machine's (or its control group's) share of one rank.
 int ChooseThreads(int local_ranks);
 
-/// Bytes that can be had without swapping, of the machine or of the control group; 0: unknown.
-int64_t AvailableMemory();
+/// Bytes that can be had without swapping, of the machine or of the control group, whose page cache
+/// would make way; 0: unknown. `root` is where /proc and /sys are.
+int64_t AvailableMemory(const std::string& root = "");
 /// Bytes of this process in memory; 0: unknown.
 int64_t ResidentMemory();
 

@@ -251,7 +251,7 @@ absl::Status DecodeAfterPrefill(Communicator& sequence, const Case& c, const Res
       Integers({b}, std::vector<int32_t>(static_cast<size_t>(b), static_cast<int32_t>(prefix)));
   mixer.Decode(memory.layer, y, {Heads(last, c, 0), Heads(last, c, 1), Heads(last, c, 2)},
                positions, cache.get());
-  EXPECT_EQ(cache->bytes(c.length),
+  EXPECT_EQ(mixer.CacheBytes(memory.layer, b, c.length),
             b * c.length * 2 * width * static_cast<int64_t>(SizeOf(c.element)));
   for (int64_t s = 0; s < b; ++s) {
     for (int64_t i = 0; i < width; ++i) {

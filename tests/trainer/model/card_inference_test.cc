@@ -160,6 +160,28 @@ TEST_F(OnACard, DecodesWhatAForwardPassScoresInBf16) {
   }
 }
 
+// A card with little left: what it accepts it can do, at the first step and after many.
+TEST_F(OnACard, EndsNoGenerationThatItHasAccepted) {
+  const auto model = Load({"model.attention.softmax_every=2", "model.hidden_size=128"}, Card());
+  constexpr int64_t kLeft = int64_t{192} << 20;
+  const kernels::BackendMemory ballast(device_->free_bytes() - static_cast<size_t>(kLeft),
+                                       kernels::Backend::kCuda);
+  int accepted = 0, refused = 0;
+  for (int64_t samples = 1; samples <= 1 << 14; samples *= 2) {
+    const auto decoding =
+        Decoding::Start(model.get(), Prompt(37), {.samples = samples, .most_tokens = 4000});
+    absl::Status status = decoding.status();
+    accepted += status.ok() ? 1 : 0;
+    for (int i = 0; i < 600 && status.ok(); ++i) {
+      status = (*decoding)->Step((*decoding)->Likeliest());
+    }
+    refused += status.ok() ? 0 : 1;
+    EXPECT_TRUE(status.ok() || absl::IsResourceExhausted(status)) << status;
+  }
+  EXPECT_GT(accepted, 0);
+  EXPECT_GT(refused, 0);
+}
+
 TEST_F(OnACard, SaysWhatDoesNotFit) {
   const auto model = Load({"model.hidden_size=128"}, Card());  // about 18 KB a token
   const auto score = ScoreTokens(model.get(), std::vector<int32_t>(size_t{16} << 20, 1));
