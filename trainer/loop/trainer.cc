@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "kernels/device.h"
 #include "kernels/ops.h"
 #include "proto/status_macros.h"
 #include "trainer/loop/evaluation.h"
@@ -27,6 +28,7 @@ ExitReport Trainer::Run() {
   try {
     absl::Status status = Prepare();
     if (status.ok()) status = Loop();
+    if (ReportOf(status).code != kExitError) status.Update(FinishGathers());
     report = ReportOf(status);
     if (status.ok()) report.reason = absl::StrCat("done: ", state_.step(), " steps");
   } catch (const std::bad_alloc&) {
@@ -45,6 +47,14 @@ ExitReport Trainer::Run() {
     WriteExitRecords(folder_.path, folder_.attempt_dir, world_->rank(), report);
   }
   return report;
+}
+
+// An end that all ranks know of: nobody leaves while others still gather the last update.
+absl::Status Trainer::FinishGathers() {
+  if (optimizer_ == nullptr) return absl::OkStatus();
+  const absl::Status gathered = optimizer_->AwaitParameters();
+  if (options_.device != nullptr) options_.device->Synchronize();
+  return gathered;
 }
 
 absl::Status Trainer::Loop() {

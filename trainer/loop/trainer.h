@@ -88,6 +88,7 @@ class Trainer {
 
   // trainer.cc
   absl::Status Loop();
+  absl::Status FinishGathers();
   absl::Status Step();
   absl::Status Apply(const StepLoss& loss, const GradientVerdict& verdict);
   absl::Status OnNotFinite(const StepLoss& loss, const GradientVerdict& verdict);

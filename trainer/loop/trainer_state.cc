@@ -214,8 +214,6 @@ absl::Status Trainer::StartCheckpoint() {
 
 absl::Status Trainer::SaveNow() {
   ELA_RETURN_IF_ERROR(FinishEarlierCheckpoint());
-  // The snapshot waits for the device behind this: nobody leaves while others still gather.
-  ELA_RETURN_IF_ERROR(optimizer_->AwaitParameters());
   ELA_RETURN_IF_ERROR(checkpointer_->Start(*optimizer_, ManifestHeader()));
   return checkpointer_->Finish();
 }

@@ -69,21 +69,30 @@ class TrainerRun : public testing::Test {
     WriteShards(folder_.path("held_out"), RuledDocuments(2, 60));
   }
 
-  ExitReport Train(std::vector<std::string> sets, const std::string& fault = "") {
+  void SetJob(std::vector<std::string> sets) {
     sets.insert(sets.begin(),
                 {"data.train=[{path: " + folder_.path("train") + "}]", "training.steps=12",
                  "data.validation=" + folder_.path("held_out"), "training.eval_batches=3"});
     job_ = TrainingJobWith(sets);
+  }
+
+  TrainerOptions Options() const {
+    TrainerOptions options;
+    options.run_dir = folder_.path("run");
+    options.metrics_address = "";
+    options.progress = false;
+    options.stop_requested = at_step_;
+    return options;
+  }
+
+  ExitReport Train(const std::vector<std::string>& sets, const std::string& fault = "") {
+    SetJob(sets);
     const v1::ParallelismSpec& mesh = job_.spec().parallelism();
     ExitReport report;
     const absl::Status status = RunLocalRanks(
         static_cast<int>(mesh.data() * mesh.sequence()), [&](Communicator& world) -> absl::Status {
-          TrainerOptions options;
-          options.run_dir = folder_.path("run");
-          options.metrics_address = "";
-          options.progress = false;
+          TrainerOptions options = Options();
           options.fault = fault;
-          options.stop_requested = at_step_;
           const ExitReport mine = Trainer(job_, options, &world).Run();
           if (world.rank() == 0) report = mine;
           return absl::OkStatus();
