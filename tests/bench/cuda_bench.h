@@ -120,6 +120,25 @@ class Bench {
   uint32_t seed_ = 1;
 };
 
+/// What a row of a table times.
+struct Shape {
+  const char* name;
+  int64_t sequences, length, heads, dim;
+  bool causal = true;
+};
+
+/// An object a line: `kind` names the shape, `unit` what the seconds are compared with.
+inline void PrintJson(const char* kind, const Shape& shape, double forward, double backward,
+                      const char* unit, double rate) {
+  std::printf(
+      "{\"%s\": \"%s\", \"sequences\": %lld, \"length\": %lld, \"heads\": %lld, \"dim\": %lld, "
+      "\"causal\": %s, \"forward\": %.9f, \"backward\": %.9f, \"%s\": %.6g}\n",
+      kind, shape.name, static_cast<long long>(shape.sequences),
+      static_cast<long long>(shape.length), static_cast<long long>(shape.heads),
+      static_cast<long long>(shape.dim), shape.causal ? "true" : "false", forward, backward, unit,
+      rate);
+}
+
 /// Softmax attention's table (softmax_cuda_bench.cu).
 void RunSoftmax(Bench* bench, bool json);
 

@@ -28,10 +28,8 @@ decltype(::ela::kernels::ElaStateIdentity) ElaStateIdentity;
 
 namespace {
 
-struct Row {
-  const char* name;
-  int64_t sequences, length, heads, dim;
-  bool causal = true, decay = false, backward = true;
+struct Row : Shape {
+  bool decay = false, backward = true;
   int64_t document = 0;  // rows of a packed document; 0: the sequence
   double forward_goal = 0.69, backward_goal = 0.62;
 };
@@ -40,16 +38,7 @@ struct Row {
 void Print(const Row& row, double forward, double backward, double copy, bool json) {
   const auto units = static_cast<double>(row.sequences * row.length * row.heads);
   const auto d = static_cast<double>(row.dim);
-  if (json) {
-    std::printf(
-        "{\"shape\": \"%s\", \"sequences\": %lld, \"length\": %lld, \"heads\": %lld, \"dim\": "
-        "%lld, "
-        "\"causal\": %s, \"forward\": %.9f, \"backward\": %.9f, \"copy\": %.6g}\n",
-        row.name, static_cast<long long>(row.sequences), static_cast<long long>(row.length),
-        static_cast<long long>(row.heads), static_cast<long long>(row.dim),
-        row.causal ? "true" : "false", forward, backward, copy);
-    return;
-  }
+  if (json) return PrintJson("shape", row, forward, backward, "copy", copy);
   std::printf("%-34s %9.3f ms %5.1f%% (%.0f%%)", row.name, forward * 1e3,
               100 * units * (8 * d + 4) / copy / forward, 100 * row.forward_goal);
   if (backward > 0) {

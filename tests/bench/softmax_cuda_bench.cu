@@ -33,10 +33,7 @@ double ProductRate(Bench* bench) {
   return 2.0 * n * n * n / seconds;
 }
 
-struct Row {
-  const char* name;
-  int64_t sequences, length, heads, dim;
-  bool causal = true;
+struct Row : Shape {
   int64_t document = 0;  // rows of a packed document; 0: the sequence
 };
 
@@ -58,16 +55,6 @@ void Print(double seconds, double flop, double rate) {
   std::printf(" %9.3f ms %5.0f TFLOP/s %5.1f%%", seconds * 1e3, flop / seconds * 1e-12,
               100 * flop / seconds / rate);
   std::fflush(stdout);
-}
-
-void PrintJson(const Row& row, double forward, double backward, double rate) {
-  std::printf(
-      "{\"softmax\": \"%s\", \"sequences\": %lld, \"length\": %lld, \"heads\": %lld, \"dim\": "
-      "%lld, "
-      "\"causal\": %s, \"forward\": %.9f, \"backward\": %.9f, \"products\": %.6g}\n",
-      row.name, static_cast<long long>(row.sequences), static_cast<long long>(row.length),
-      static_cast<long long>(row.heads), static_cast<long long>(row.dim),
-      row.causal ? "true" : "false", forward, backward, rate);
 }
 
 void Run(Bench* bench, const Row& row, double rate, bool json) {
@@ -107,7 +94,7 @@ void Run(Bench* bench, const Row& row, double rate, bool json) {
                                    pos, config);
   });
   if (json) {
-    PrintJson(row, forward, backward, rate);
+    PrintJson("softmax", row, forward, backward, "products", rate);
   } else {
     Print(backward, 2.5 * FlopOf(row), rate);
     std::printf("\n");
