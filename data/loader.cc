@@ -8,6 +8,7 @@
 #include "data/sampler/mixture.h"
 #include "data/sampler/permutation.h"
 #include "data/shards/shard_reader.h"
+#include "data/vocabulary.h"
 #include "proto/status_macros.h"
 
 namespace ela::data {
@@ -151,31 +152,16 @@ absl::Status ShardLoader::Fill(int64_t first_sample, int64_t sequences, int64_t 
   return absl::OkStatus();
 }
 
-absl::Status CheckAgainstSidecar(const ShardReader& shard, const LoaderOptions& options) {
-  if (!shard.sidecar().has_value()) return absl::OkStatus();
-  const Sidecar& sidecar = *shard.sidecar();
-  if (!options.tokenizer_hash.empty() && !sidecar.tokenizer_hash.empty() &&
-      sidecar.tokenizer_hash != options.tokenizer_hash) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        shard.prefix(), ".json: built with tokenizer ", sidecar.tokenizer_hash, ", the job's is ",
-        options.tokenizer_hash, "; name that tokenizer in the job, or rebuild the corpus"));
-  }
-  if (options.vocab_size > 0 && sidecar.vocab_size > options.vocab_size) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(shard.prefix(), ".json: built with a vocabulary of ", sidecar.vocab_size,
-                     ", the model's vocab_size is ", options.vocab_size,
-                     "; set vocab_size to at least ", sidecar.vocab_size));
-  }
-  return absl::OkStatus();
-}
-
 absl::StatusOr<MappedSource> OpenSource(const Source& source, const LoaderOptions& options) {
   if (!std::isfinite(source.weight) || source.weight < 0) {
     return absl::InvalidArgumentError(
         absl::StrCat(source.prefix, ": weight must be a number >= 0"));
   }
   ELA_ASSIGN_OR_RETURN(auto shard, ShardReader::Open(source.prefix));
-  ELA_RETURN_IF_ERROR(CheckAgainstSidecar(*shard, options));
+  if (shard->sidecar().has_value()) {
+    ELA_RETURN_IF_ERROR(
+        CheckSidecar(*shard->sidecar(), source.prefix, options.vocab_size, options.tokenizer_hash));
+  }
   // A window has one token more than a sample has rows: the target of its last row.
   const int64_t windows = (shard->tokens() - 1) / options.seq_len;
   if (shard->tokens() < 2) {

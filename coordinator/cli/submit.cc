@@ -6,6 +6,7 @@
 #include "coordinator/cli/format.h"
 #include "coordinator/cli/session.h"
 #include "coordinator/cli/table.h"
+#include "data/vocabulary.h"
 #include "proto/job/job_file.h"
 #include "proto/job/plan.h"
 #include "proto/job/writer.h"
@@ -44,6 +45,17 @@ absl::StatusOr<v1::TrainingJob> ReadJob(const Session& session) {
   return job;
 }
 
+// What the file, and those that it names as far as they are here, show to be wrong needs no
+// coordinator to be said. False: it is said.
+bool IsRight(const Session& session, const v1::TrainingJob& resolved) {
+  std::vector<std::string> problems = job::Validate(resolved);
+  if (problems.empty()) problems = data::VocabularyProblems(resolved.spec());
+  for (const std::string& problem : problems) {
+    *session.io().err << "ela: " << session.arguments().Get("file") << ": " << problem << "\n";
+  }
+  return problems.empty();
+}
+
 std::string MemoryTable(const job::MemoryPlan& plan) {
   Table table({"MEMORY OF A RANK", ">BYTES", ">"});
   const auto add = [&](const char* name, int64_t bytes) {
@@ -80,13 +92,7 @@ int Validate(Session& session) {
   const absl::StatusOr<v1::TrainingJob> job = ReadJob(session);
   if (!job.ok()) return session.Fail(job.status());
   const v1::TrainingJob resolved = job::Resolve(*job, session.io().working_dir);
-  const std::vector<std::string> problems = job::Validate(resolved);
-  if (!problems.empty()) {
-    for (const std::string& problem : problems) {
-      *session.io().err << "ela: " << session.arguments().Get("file") << ": " << problem << "\n";
-    }
-    return kUsage;
-  }
+  if (!IsRight(session, resolved)) return kUsage;
   if (session.format() == "name") {
     session.out() << resolved.metadata().name() << "\n";
   } else if (session.structured()) {
@@ -101,13 +107,8 @@ int Validate(Session& session) {
 int Submit(Session& session) {
   absl::StatusOr<v1::TrainingJob> job = ReadJob(session);
   if (!job.ok()) return session.Fail(job.status());
-  // What the file alone shows to be wrong needs no coordinator to be said.
   const std::string& dir = session.io().working_dir;
-  const std::vector<std::string> problems = job::Validate(job::Resolve(*job, dir));
-  for (const std::string& problem : problems) {
-    *session.io().err << "ela: " << session.arguments().Get("file") << ": " << problem << "\n";
-  }
-  if (!problems.empty()) return kUsage;
+  if (!IsRight(session, job::Resolve(*job, dir))) return kUsage;
 
   const absl::StatusOr<Client*> client = session.client();
   if (!client.ok()) return session.Fail(client.status());

@@ -15,7 +15,7 @@
 namespace ela::data {
 
 absl::StatusOr<MappedFile> MappedFile::Open(const std::string& path) {
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // pipes do not wait
   if (fd < 0) {
     const int error = errno;
     if (error == ENOENT || error == ENOTDIR) {

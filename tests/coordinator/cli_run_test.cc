@@ -8,6 +8,7 @@
 #include <memory>
 #include <thread>
 
+#include "data/vocabulary.h"
 #include "nlohmann/json.hpp"
 #include "tests/coordinator/cli_testing.h"
 
@@ -296,6 +297,24 @@ TEST_F(CliTest, ValidateWorksWithoutACoordinator) {
   const auto json = nlohmann::json::parse(cli_.Run({"validate", "-f", "-", "-o", "json"}).out);
   EXPECT_EQ(json.at("parameters"), 5'837'840);
   EXPECT_GT(json.at("bytes_per_rank").at("total"), 5'837'840 * 16);
+}
+
+TEST_F(CliTest, ShardsOfALargerVocabularyAreRefusedBeforeTheCoordinatorIsAsked) {
+  const std::string prefix = ::testing::TempDir() + "cli_shards";
+  data::Sidecar sidecar;
+  sidecar.vocab_size = 9000;
+  std::ofstream(prefix + ".json") << data::SidecarToJson(sidecar);
+  const std::string set = "data.train=[{path: " + prefix + "}]";
+  for (const char* command : {"submit", "validate"}) {
+    cli_.Type(kJob);
+    const Outcome outcome = cli_.Run({command, "-f", "-", "--set", set});
+    EXPECT_EQ(outcome.code, kUsage);
+    EXPECT_EQ(outcome.err, "ela: -: " + prefix +
+                               ".json: built with a vocabulary of 9000, the model's vocab_size is "
+                               "6400; set vocab_size to at least 9000\n");
+  }
+  EXPECT_FALSE(coordinator_.submitted.has_job());
+  std::remove((prefix + ".json").c_str());
 }
 
 TEST_F(CliTest, SiblingsRunWithTheirArgumentsOrAreMissedClearly) {

@@ -29,7 +29,7 @@ MAY_INCLUDE = {
     "data": ("proto",),
     "checkpoints": ("proto",),
     "trainer": ("kernels", "data", "checkpoints", "proto"),
-    "coordinator": ("proto", "checkpoints/kv"),
+    "coordinator": ("proto", "checkpoints/kv", "data/vocabulary.h"),
 }
 # Inside the trainer: loop -> model, optim, parallel; model -> layers; parallel knows none of them.
 MAY_NOT_INCLUDE = {

@@ -11,7 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "data/shards/checksums.h"
 #include "data/shards/shard_reader.h"
-#include "data/tokenizer.h"
+#include "data/vocabulary.h"
 #include "proto/job/job_file.h"
 #include "proto/job/plan.h"
 #include "proto/status_macros.h"
@@ -40,16 +40,12 @@ absl::StatusOr<std::shared_ptr<spdlog::logger>> OpenLog(const std::string& path,
   }
 }
 
-absl::StatusOr<std::string> CheckTokenizer(const v1::JobSpec& spec) {
+absl::StatusOr<std::string> TokenizerHash(const v1::JobSpec& spec) {
   if (!spec.tokenizer().has_path() || spec.tokenizer().path().empty()) return "";
   ELA_ASSIGN_OR_RETURN(const std::unique_ptr<data::Tokenizer> tokenizer,
                        data::LoadTokenizer(spec.tokenizer().path()));
-  if (tokenizer->vocab_size() != spec.model().vocab_size()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "spec.model.vocab_size is ", spec.model().vocab_size(), ", but the tokenizer ",
-        spec.tokenizer().path(), " has ", tokenizer->vocab_size(),
-        " pieces: set model.vocab_size to that, or name the tokenizer the model is for"));
-  }
+  ELA_RETURN_IF_ERROR(
+      data::CheckTokenizer(*tokenizer, spec.tokenizer().path(), spec.model().vocab_size()));
   return tokenizer->hash();
 }
 
@@ -155,7 +151,7 @@ absl::Status Trainer::CheckSources(const std::vector<data::Source>& sources) {
 
 absl::Status Trainer::OpenData() {
   const auto open = [this]() -> absl::Status {
-    ELA_ASSIGN_OR_RETURN(tokenizer_hash_, CheckTokenizer(spec()));
+    ELA_ASSIGN_OR_RETURN(tokenizer_hash_, TokenizerHash(spec()));
     data::LoaderOptions options = LoaderOptionsOf(spec(), tokenizer_hash_);
     for (const v1::DataSource& source : spec().data().train()) {
       options.sources.push_back({source.path(), source.weight()});
