@@ -35,7 +35,7 @@ struct Sizes {
     f = model.moe().intermediate_size();
     element = spec.training().precision() == v1::PRECISION_BF16 ? 2 : 4;
     masked = spec.training().objective() == v1::OBJECTIVE_MASKED_TOKEN;
-    recompute = spec.training().recompute();
+    recomputed = RecomputedLayers(spec);
     dense = e == 1 && model.moe().label_bias() == v1::LABEL_BIAS_NONE;
     pre_norm = model.residual() == v1::RESIDUAL_PRE_NORM;
     lobe_only = spec.training().train_only() == v1::TRAIN_ONLY_MEMORY_LOBE;
@@ -46,7 +46,8 @@ struct Sizes {
   int64_t b, t;        // sequences and tokens of a micro-batch on this rank
   int64_t d, e, k, f;  // width, experts, experts per token, their hidden width
   int64_t element;     // bytes of a parameter or activation
-  bool masked, recompute, lobe_only;
+  int64_t recomputed;  // layers, from the first
+  bool masked, lobe_only;
   bool dense;  // one expert, which pays no routing
   bool pre_norm;
 };
@@ -182,18 +183,19 @@ int64_t LayerSaved(const Sizes& s, bool softmax) {
 int64_t Uploaded(const Sizes& s) { return s.device ? Block(s.t, kIndex) : 0; }
 
 // The inputs of all layers, the last one's output and the final norm's; and what the layers keep:
-// all of them, or one at a time where they are recomputed.
+// all together, but those that are recomputed one at a time, when the others have ended.
 int64_t Activations(const Sizes& s) {
   const int64_t layers = s.model.num_layers();
   const int64_t every = s.model.attention().softmax_every();
-  const int64_t softmax = every > 0 ? layers / every : 0;
+  const auto softmax_in = [&](int64_t first) { return every > 0 ? first / every : 0; };
+  const int64_t softmax = softmax_in(layers), again = softmax_in(s.recomputed);
   int64_t bytes = (layers + 1) * Block(s.t * s.d, s.element) + Uploaded(s);  // positions
   if (s.model.final_norm()) bytes += Block(s.t * s.d, s.element) + Block(s.t, kFloat);
-  if (s.recompute) {
-    const int64_t linear = layers > softmax ? LayerSaved(s, false) : 0;
-    return bytes + std::max(linear, softmax > 0 ? LayerSaved(s, true) : 0);
-  }
-  return bytes + softmax * LayerSaved(s, true) + (layers - softmax) * LayerSaved(s, false);
+  const int64_t kept = (softmax - again) * LayerSaved(s, true) +
+                       (layers - s.recomputed - (softmax - again)) * LayerSaved(s, false);
+  const int64_t one = std::max(s.recomputed > again ? LayerSaved(s, false) : 0,
+                               again > 0 ? LayerSaved(s, true) : 0);
+  return bytes + std::max(kept, one);
 }
 
 // Backward through products in bf16 runs on copies in float on the CPU: rows of x, dx and dy, and
@@ -355,6 +357,38 @@ MemoryPlan PlanMemory(const v1::TrainingJob& resolved, bool on_device) {
     plan.staging = classes.staged * kFloat;
   }
   return plan;
+}
+
+int64_t RecomputedLayers(const v1::JobSpec& spec) {
+  const v1::TrainingSpec& training = spec.training();
+  if (!training.recompute()) return 0;
+  const int64_t layers = spec.model().num_layers();
+  return training.has_recompute_layers() ? std::min(layers, training.recompute_layers()) : layers;
+}
+
+int64_t FewestRecomputedLayers(const v1::TrainingJob& resolved, bool on_device, int64_t bytes) {
+  const MemoryPlan plan = PlanMemory(resolved, on_device);
+  const int64_t besides = plan.taken(on_device) - plan.activations;
+  Sizes sizes(resolved, on_device);
+  const int64_t layers = sizes.model.num_layers();
+  for (sizes.recomputed = 0; sizes.recomputed < layers; ++sizes.recomputed) {
+    if (besides + Activations(sizes) <= bytes) break;
+  }
+  return sizes.recomputed;
+}
+
+int64_t LargestMicroBatch(const v1::TrainingJob& resolved, bool on_device, int64_t bytes) {
+  v1::TrainingJob job = resolved;
+  v1::TrainingSpec& training = *job.mutable_spec()->mutable_training();
+  int64_t fits = 0, too_large = training.micro_batch_size() + 1;
+  while (too_large - fits > 1) {
+    const int64_t size = fits + (too_large - fits) / 2;
+    training.set_micro_batch_size(size);
+    (PlanMemory(job, on_device).taken(on_device) <= bytes ? fits : too_large) = size;
+  }
+  const int64_t share = training.global_batch_size() / job.spec().parallelism().data();
+  while (fits > 0 && share % fits != 0) --fits;
+  return fits;
 }
 
 }  // namespace ela::job

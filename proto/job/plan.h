@@ -30,9 +30,10 @@ bool IsOfLobe(const ParameterInfo& parameter);
 std::vector<ParameterInfo> Parameters(const v1::ModelSpec& model);
 int64_t ParameterCount(const v1::ModelSpec& model);
 
-/// Where a flat buffer's parameters of one part begin, from its begin in elements, and where the last one ends [n + 1].
-/// Each begins at a multiple of kParameterAlignment, as fast products and 16-byte accesses want it;
-/// only a matrix behind one of as many columns follows without a gap, so that q, k and v are one.
+/// Where a flat buffer's parameters of one part begin, from its begin in elements, and where the
+/// last one ends [n + 1]. Each begins at a multiple of kParameterAlignment, as fast products and
+/// 16-byte accesses want it; only a matrix behind one of as many columns follows without a gap, so
+/// that q, k and v are one.
 inline constexpr int64_t kParameterAlignment = 64;  // 128 bytes of bf16
 std::vector<int64_t> FlatOffsets(const std::vector<ParameterInfo>& parameters);
 
@@ -60,11 +61,22 @@ struct MemoryPlan {  // bytes on one rank
   int64_t total() const {
     return parameters + gradients + optimizer + activations + workspace + staging;
   }
+  /// Of the device's memory, where it has its own, or of the host's.
+  int64_t taken(bool on_device) const { return on_device ? total() - staging : total(); }
 };
 /// On a CUDA device (of 132 multiprocessors, where that matters) or on the CPU; by default what
 /// resources.device asks for, with auto the CPU. A device's own share (context, libraries, NCCL's
 /// buffers) is not in it; staging is the host's.
 MemoryPlan PlanMemory(const v1::TrainingJob& resolved, bool on_device);
 MemoryPlan PlanMemory(const v1::TrainingJob& resolved);
+
+/// Layers, from the first, whose activations are computed again in the backward pass: 0 without
+/// training.recompute, all where training.recompute_layers does not say.
+int64_t RecomputedLayers(const v1::JobSpec& spec);
+/// The fewest with which a rank takes at most `bytes`; all if none suffices.
+int64_t FewestRecomputedLayers(const v1::TrainingJob& resolved, bool on_device, int64_t bytes);
+/// The largest micro-batch, up to the job's, that the batch is made of and with which a rank takes
+/// at most `bytes`; 0: none.
+int64_t LargestMicroBatch(const v1::TrainingJob& resolved, bool on_device, int64_t bytes);
 
 }  // namespace ela::job

@@ -2,6 +2,7 @@
 """A training step of decoder.yaml beside peers' decoders of the same size, on one card in one run.
 
     tests/bench/peer_step.py [--bench build/release/bin/train_step_bench] [--steps N]
+                             [--compile-jobs N]
 
 24 layers of width 1024, 8 heads of 128, hidden width 2816, a vocabulary of 32,000. Peers take steps
 of 8 x 4096 random tokens, forward, backward and PyTorch's fused AdamW, all in bf16:
@@ -11,18 +12,22 @@ of 8 x 4096 random tokens, forward, backward and PyTorch's fused AdamW, all in b
 Ours runs as train_step_bench does: bf16 with fp32 masters, more micro-batches a step, so that AdamW
 and its weights' memory traffic weigh less; "without AdamW" is what compares forward and backward.
 
+flash-linear-attention's kernels are compiled by N processes first, as in peers.py.
+
 Medians of N steps (5) after 3 of warm-up, by device events. Of products: 6 FLOP a parameter of
 train_step_bench's count a token, over the rate of a bf16 product of 8192^3 by PyTorch, measured
 first. What is not installed is said.
 """
 
 import argparse
+import importlib.util
 import json
+import os
 import pathlib
 import subprocess
 import sys
 
-from peers import Timer
+from peers import Timer, compile_side_by_side, time_no_variant
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BATCH, LENGTH = 8, 4096
@@ -34,12 +39,19 @@ def product_rate(torch):
     return 2 * 8192**3 / Timer(torch, 20).seconds(lambda: a @ b)
 
 
-def fla_decoder():
+def fla_decoder(layers=LAYERS):
     from fla.models.linear_attn import LinearAttentionConfig, LinearAttentionForCausalLM
     return LinearAttentionForCausalLM(LinearAttentionConfig(
         attn_mode="chunk", feature_map="elu", hidden_size=WIDTH, num_heads=HEADS,
-        num_hidden_layers=LAYERS, intermediate_size=HIDDEN, vocab_size=VOCABULARY,
+        num_hidden_layers=layers, intermediate_size=HIDDEN, vocab_size=VOCABULARY,
         use_cache=False))
+
+
+def compile_fla_decoder(torch, seed):
+    model = fla_decoder(layers=1).to("cuda", torch.bfloat16)
+    time_no_variant(seed)
+    ids = torch.randint(VOCABULARY, (BATCH, LENGTH), device="cuda")
+    model(input_ids=ids, labels=ids).loss.backward()
 
 
 def llama_decoder():
@@ -76,6 +88,8 @@ def main():
                         default=[str(ROOT / "build/release/bin/train_step_bench")],
                         help="the program, and what comes before it on its command line")
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--compile-jobs", type=int, default=os.cpu_count(), metavar="N")
+    parser.add_argument("--compile", type=int, metavar="SEED", help=argparse.SUPPRESS)
     options = parser.parse_args()
     try:
         import torch
@@ -83,11 +97,15 @@ def main():
         sys.exit("peer_step.py: PyTorch is not installed")
     if not torch.cuda.is_available():
         sys.exit("peer_step.py: no card that PyTorch can use")
+    if options.compile is not None:
+        return compile_fla_decoder(torch, options.compile)
     output = subprocess.run(
         [*options.bench, "--job", str(ROOT / "tests/bench/decoder.yaml"), "--set",
          "resources.device=cuda", "--contexts", str(LENGTH), "--steps", "3", "--json"],
         check=True, capture_output=True, text=True).stdout
     ours = json.loads(output.splitlines()[-1])
+    if importlib.util.find_spec("fla"):
+        compile_side_by_side(__file__, options.compile_jobs)
     flops, tokens = ours["model_flops_per_token"], BATCH * LENGTH
     rate = product_rate(torch)
     print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, bf16 product "

@@ -34,7 +34,7 @@ import sys
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-LONGEST_SOFTMAX = 65536
+LONGEST_SOFTMAX, LONGEST_FLA = 65536, 262144
 CACHED = (131072, 1048576)
 DECODE_HEADS, DECODE_DIM = 16, 128
 
@@ -82,22 +82,26 @@ def fla_attention(torch):
     return attend
 
 
-def compile_variants(torch, seed, heads_and_dims):
-    """Every variant of the peer's kernels into Triton's cache, in an order of `seed`'s own."""
+def time_no_variant(seed):
+    """Triton's tuners of what is imported run each variant once, in an order of `seed`'s own."""
     import triton
-    attend = fla_attention(torch)
-    if isinstance(attend, str):
-        return
 
     def run_once(call, **_):
         call()
         return [0.0] * 3
 
-    tuners = [o for o in gc.get_objects() if isinstance(o, triton.runtime.Autotuner)]
-    for tuner in tuners:
+    for tuner in (o for o in gc.get_objects() if isinstance(o, triton.runtime.Autotuner)):
         random.Random(seed).shuffle(tuner.configs)
         tuner.do_bench = run_once
-        tuner.cache_results = False  # nothing was timed: not to be taken for a choice
+        tuner.cache_results = False  # not to be taken for a choice
+
+
+def compile_variants(torch, seed, heads_and_dims):
+    """Every variant of the peer's kernels into Triton's cache."""
+    attend = fla_attention(torch)
+    if isinstance(attend, str):
+        return
+    time_no_variant(seed)
     for heads, dim in heads_and_dims:
         inputs = [torch.randn((1, 1024, heads, dim), device="cuda", dtype=torch.bfloat16,
                               requires_grad=True) for _ in "qkv"]
@@ -105,13 +109,14 @@ def compile_variants(torch, seed, heads_and_dims):
         torch.autograd.grad(out, inputs, torch.randn_like(out))
 
 
-def compile_side_by_side(jobs, heads_and_dims):
-    begin, shapes = time.monotonic(), json.dumps(sorted(heads_and_dims))
-    workers = [subprocess.Popen([sys.executable, __file__, "--compile", str(seed), shapes],
+def compile_side_by_side(script, jobs, *words):
+    """`script --compile SEED words` for each job; what they miss is compiled where it is timed."""
+    begin = time.monotonic()
+    workers = [subprocess.Popen([sys.executable, script, "--compile", str(seed), *words],
                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
                for seed in range(jobs)]
     for worker in workers:
-        worker.wait()  # what one could not compile is compiled, or said, where it is timed
+        worker.wait()
     print(f"compiled flash-linear-attention's variants in {time.monotonic() - begin:.0f} s, "
           f"{jobs} processes", flush=True)
 
@@ -151,8 +156,8 @@ def compare(torch, timer, rows):
             shape = (b, length, h, d) if name == "fla" else (b, h, length, d)
             if name == "fla" and isinstance(fla, str):
                 measured = fla
-            elif length > 262144:
-                measured = f"{name}: not run beyond 262,144 tokens"
+            elif length > LONGEST_FLA:
+                measured = f"{name}: not run beyond {LONGEST_FLA:,} tokens"
             elif name != "fla" and length > LONGEST_SOFTMAX:
                 measured = f"{name}: not run beyond {LONGEST_SOFTMAX:,} tokens"
             else:
@@ -250,7 +255,9 @@ def main():
     print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, copy {copy * 1e-9:,.0f} "
           f"GB/s (read + written), medians of {options.runs} runs")
     if not isinstance(fla_attention(torch), str):
-        compile_side_by_side(options.compile_jobs, {(r["heads"], r["dim"]) for r in shapes})
+        heads_and_dims = sorted({(r["heads"], r["dim"]) for r in shapes
+                                 if r["length"] <= LONGEST_FLA})
+        compile_side_by_side(__file__, options.compile_jobs, json.dumps(heads_and_dims))
     timer = Timer(torch, options.runs)
     compare(torch, timer, shapes)
     compare_softmax(torch, timer, [r for r in rows if "softmax" in r])

@@ -5,10 +5,10 @@
 //                    [--json]
 //
 // --contexts: instead of the job's sequence length each of these, at the job's tokens a step or one
-// sequence where that is longer; micro-batches of at most 65,536 tokens or one sequence; layers are
-// recomputed where the memory plan does not fit otherwise, and a context that does not fit even
-// then is said to. --json prints a line for each context instead of the tables (torch_bench.py
-// reads it).
+// sequence where that is longer; micro-batches of at most 65,536 tokens or one sequence; as few
+// layers are recomputed as the memory plan allows, and a context that does not fit with all of them
+// recomputed is said to. --json prints a line for each context instead of the tables
+// (torch_bench.py reads it).
 //
 //   tokens/s = tokens of the global batch / (forward, backward, gradient sums and norm, AdamW)
 //   share of the product rate = model FLOP a token x tokens/s / FLOP/s of a bf16 (fp32 jobs: fp32)
@@ -94,7 +94,7 @@ class Bench {
     layer_ = MakeLayerContext(ctx, &saved_, model->dtype);
     saved_.Reserve(static_cast<size_t>(plan_.activations), ctx.backend);
     scratch_.Reserve(static_cast<size_t>(plan_.workspace), ctx.backend);
-    const DecoderOptions decoder = {.recompute = spec_.training().recompute(), .causal = true};
+    const DecoderOptions decoder = {.recompute_layers = job::RecomputedLayers(spec_)};
     decoder_ =
         std::make_unique<Decoder>(spec_.model(), model->store.get(), model->mesh.get(), decoder);
     step_ =
@@ -180,7 +180,7 @@ class Bench {
         {"layers", spec_.model().num_layers()},
         {"experts", spec_.model().moe().num_experts()},
         {"micro_batch", spec_.training().micro_batch_size()},
-        {"recompute", spec_.training().recompute()},
+        {"recomputed_layers", job::RecomputedLayers(spec_)},
         {"tokens", tokens()},
         {"wall", StepSeconds()},
         {"cpu", StepCpuSeconds()},
@@ -197,12 +197,13 @@ class Bench {
   void PrintTable() const {
     const double forward = micro_batches_ * phases_.wall("forward");
     const double cpu = micro_batches_ * phases_.cpu("forward");
+    const int64_t recomputed = job::RecomputedLayers(spec_);
     std::printf(
         "%s, %.0f tokens a step in sequences of %lld, micro-batches of %lld%s, %s; "
         "medians of %d steps\n",
         options_.job_file.c_str(), tokens(), static_cast<long long>(spec_.data().seq_len()),
         static_cast<long long>(spec_.training().micro_batch_size()),
-        spec_.training().recompute() ? ", layers recomputed" : "",
+        recomputed > 0 ? absl::StrCat(", ", recomputed, " layers recomputed").c_str() : "",
         model_->device == nullptr ? absl::StrCat(options_.threads, " threads").c_str()
                                   : model_->device->name().c_str(),
         options_.steps);
@@ -239,7 +240,7 @@ class Bench {
   bench::StepPhases phases_;
 };
 
-/// The job at a context; recomputing if it does not fit otherwise. False: it does not fit at all.
+/// The job at a context; as few layers recomputed as fit. False: it does not fit at all.
 bool FitContext(int64_t context, bool on_device, int64_t available, v1::TrainingJob* job) {
   v1::TrainingSpec& training = *job->mutable_spec()->mutable_training();
   v1::DataSpec& data = *job->mutable_spec()->mutable_data();
@@ -248,12 +249,19 @@ bool FitContext(int64_t context, bool on_device, int64_t available, v1::Training
   training.set_global_batch_size(std::max<int64_t>(1, tokens / context));
   training.set_micro_batch_size(
       std::clamp<int64_t>(kMicroBatchTokens / context, 1, training.global_batch_size()));
-  for (const bool recompute : {false, true}) {
-    training.set_recompute(recompute);
+  // The model is there already.
+  const auto needed = [&] {
     const job::MemoryPlan plan = job::PlanMemory(*job, on_device);
-    if (available == 0 || plan.activations + plan.workspace <= available) return true;
-  }
-  return false;
+    return std::pair(plan.activations + plan.workspace, plan.taken(on_device));
+  };
+  training.clear_recompute();
+  if (available == 0) return true;
+  const auto [taken, total] = needed();
+  training.set_recompute(taken > available);
+  if (!training.recompute()) return true;
+  training.set_recompute_layers(
+      job::FewestRecomputedLayers(*job, on_device, available / 100 * 98 + total - taken));
+  return needed().first <= available;
 }
 
 absl::Status RunContexts(const v1::TrainingJob& job, const Options& options) {

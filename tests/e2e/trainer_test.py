@@ -82,7 +82,20 @@ class Trainer(harness.TestCase):
         job = self.job_file(steps=8)
         self.train(job, self.folder / "kept")
         self.train(job, self.folder / "again", "--set", "training.recompute=true")
-        self.assertEqual(metrics(self.folder / "kept"), metrics(self.folder / "again"))
+        self.train(job, self.folder / "one", "--set", "training.recompute=true", "--set",
+                   "training.recompute_layers=1")
+        for name in ("again", "one"):
+            self.assertEqual(metrics(self.folder / "kept"), metrics(self.folder / name))
+
+    def test_a_job_that_does_not_fit_is_told_what_would(self):
+        job = self.job_file(steps=1)
+        done = self.train(job, self.folder / "run", "--set",
+                          "training.global_batch_size=1048576", check=93)
+        self.assertRegex(done.stderr, r"the job needs \d+\.\d\d GiB on this machine \(2 ranks of .*"
+                         r"training\.micro_batch_size: \d+ would fit, or "
+                         r"training\.micro_batch_size: \d+ with training\.recompute: true")
+        done = self.train(job, self.folder / "run", "--set", "data.seq_len=1073741824", check=93)
+        self.assertIn("not even sequences one at a time", done.stderr)
 
     def test_the_first_loss_is_that_of_a_uniform_guess(self):
         import math

@@ -68,8 +68,8 @@ inline std::vector<Problem> AllModes(int64_t heads, int64_t d, int64_t dv, const
   return problems;
 }
 
-/// q, k, v, dy and everything that comes of them, on a back end of the host. q, k and v are columns of one
-/// product [T, H (2 D + Dv)], as in the model, and so are their gradients.
+/// q, k, v, dy and everything that comes of them, on a back end of the host. q, k and v are columns
+/// of one product [T, H (2 D + Dv)], as in the model, and so are their gradients.
 class Attention {
  public:
   Attention(DType dtype, const Problem& p)
@@ -80,7 +80,7 @@ class Attention {
         y_(dtype, {p.tokens(), p.config.num_heads, p.config.value_dim}),
         dy_(dtype, {p.tokens(), p.config.num_heads, p.config.value_dim}),
         lse_(StatisticOf(dtype), {p.tokens(), p.config.num_heads}) {
-    ELA_CHECK(current_device == nullptr, "tests of attention on a card are those of cuda/ela_test.cc");
+    ELA_CHECK(current_device == nullptr, "on a card cuda/ela_test.cc tests attention");
   }
 
   /// N(0, scale^2), rounded to bf16 whatever the type; dy N(0, 1).

@@ -1,5 +1,8 @@
 #include <gtest/gtest.h>
 
+#include <string>
+#include <vector>
+
 #include "proto/job/job_file.h"
 #include "proto/job/plan.h"
 #include "tests/proto/job_testing.h"
@@ -7,13 +10,17 @@
 namespace ela::job {
 namespace {
 
-MemoryPlan Plan(std::initializer_list<const char*> assignments) {
+v1::TrainingJob JobWith(const std::vector<std::string>& assignments) {
   v1::TrainingJob job = SmallJob();
-  for (const char* assignment : assignments) {
+  for (const std::string& assignment : assignments) {
     const absl::Status status = ApplySet(assignment, &job);
     EXPECT_TRUE(status.ok()) << status;
   }
-  return PlanMemory(Resolve(job, ""));
+  return Resolve(job, "");
+}
+
+MemoryPlan Plan(const std::vector<std::string>& assignments) {
+  return PlanMemory(JobWith(assignments));
 }
 
 const char* const kOneRank = "parallelism={data: 1, sequence: 1, expert: 1}";
@@ -68,6 +75,49 @@ TEST(MemoryPlan, ActivationsShrinkWithShardsMicroBatchesAndRecompute) {
             whole.activations / 2);
   EXPECT_LT(Plan({kOneRank, "training.micro_batch_size=1"}).activations, whole.activations / 7);
   EXPECT_LT(Plan({kOneRank, "training.recompute=true"}).activations, whole.activations);
+}
+
+TEST(MemoryPlan, AsFewLayersAreRecomputedAsFit) {
+  const std::vector<std::string> sets = {kOneRank, "model.num_layers=6",
+                                         "model.attention.softmax_every=3"};
+  const auto job = [&](const std::string& layers) {
+    std::vector<std::string> more = sets;
+    more.insert(more.end(), {"training.recompute=true", layers});
+    return JobWith(more);
+  };
+  const auto taken = [](const v1::TrainingJob& job) {
+    return PlanMemory(job, /*on_device=*/true).taken(/*on_device=*/true);
+  };
+  const v1::TrainingJob all = job("training.steps=1");
+  EXPECT_EQ(RecomputedLayers(all.spec()), 6);
+  EXPECT_EQ(taken(all), taken(job("training.recompute_layers=9")));
+  int64_t more = taken(JobWith(sets));
+  EXPECT_EQ(FewestRecomputedLayers(all, true, more), 0);
+  for (int64_t n = 1; n <= 5; ++n) {
+    const int64_t bytes = taken(job("training.recompute_layers=" + std::to_string(n)));
+    EXPECT_LT(bytes, more);
+    EXPECT_EQ(FewestRecomputedLayers(all, true, bytes), n);
+    EXPECT_EQ(FewestRecomputedLayers(all, true, more - 1), n);
+    more = bytes;
+  }
+  EXPECT_EQ(FewestRecomputedLayers(all, true, 0), 6);
+}
+
+TEST(MemoryPlan, TheLargestMicroBatchThatFitsIsFound) {
+  const v1::TrainingJob job = JobWith({kOneRank});
+  const int64_t whole = job.spec().training().micro_batch_size();
+  ASSERT_EQ(whole, 8);
+  for (const bool on_device : {false, true}) {
+    for (const int64_t size : {whole / 4, whole / 2, whole}) {
+      const int64_t bytes =
+          PlanMemory(JobWith({kOneRank, "training.micro_batch_size=" + std::to_string(size)}),
+                     on_device)
+              .taken(on_device);
+      EXPECT_EQ(LargestMicroBatch(job, on_device, bytes), size);
+      EXPECT_EQ(LargestMicroBatch(job, on_device, bytes - 1), size / 2);  // 3 makes no batch of 8
+    }
+    EXPECT_EQ(LargestMicroBatch(job, on_device, int64_t{1} << 50), whole);
+  }
 }
 
 TEST(MemoryPlan, ASynchronousCheckpointStagesNothing) {

@@ -103,7 +103,7 @@ absl::Status LoadedModel::Build(const ParameterSource& source, const ModelPlace&
   ctx.counters = &counters_;
   context_ = MakeLayerContext(ctx, &saved_, place.dtype);
   decoder_ = std::make_unique<Decoder>(spec_, store_.get(), mesh_.get(),
-                                       DecoderOptions{.recompute = false, .causal = !masked_});
+                                       DecoderOptions{.causal = !masked_});
   return absl::OkStatus();
 }
 

@@ -18,6 +18,7 @@
 #include "data/loader.h"
 #include "ela/v1/job.pb.h"
 #include "ela/v1/manifest.pb.h"
+#include "proto/job/plan.h"
 #include "trainer/coordinator_client/coordinator_client.h"
 #include "trainer/loop/checkpointer.h"
 #include "trainer/loop/exit_record.h"
@@ -67,6 +68,7 @@ class Trainer {
   absl::Status Prepare();
   absl::Status PrepareFolder();
   absl::Status CheckMemory();
+  absl::StatusOr<int64_t> FewestRecomputedLayers(int64_t available) const;
   absl::Status OpenData();
   absl::Status CheckSources(const std::vector<data::Source>& sources);
   absl::Status BuildModel();
@@ -127,7 +129,8 @@ class Trainer {
   kernels::Arena scratch_, saved_;
   kernels::Counters counters_;
   LayerContext layer_;
-  size_t saved_reserved_ = 0, scratch_reserved_ = 0;
+  job::MemoryPlan plan_;
+  int64_t recompute_layers_ = 0;
   std::unique_ptr<ParameterStore> store_;
   std::unique_ptr<Decoder> decoder_;
   std::unique_ptr<Zero1Optimizer> optimizer_;

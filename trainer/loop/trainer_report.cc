@@ -56,9 +56,9 @@ void Trainer::ReportMemory() {
   constexpr double kMiB = 1 << 20;
   log_->info("memory: {:.1f} MiB of {:.1f} planned for activations, {:.1f} of {:.1f} for workspace",
              static_cast<double>(saved_.peak_bytes()) / kMiB,
-             static_cast<double>(saved_reserved_) / kMiB,
+             static_cast<double>(plan_.activations) / kMiB,
              static_cast<double>(scratch_.peak_bytes()) / kMiB,
-             static_cast<double>(scratch_reserved_) / kMiB);
+             static_cast<double>(plan_.workspace) / kMiB);
 }
 
 void Trainer::ReportShard() {

@@ -5,7 +5,9 @@
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -25,6 +27,23 @@ namespace ela::trainer {
 namespace {
 
 constexpr double kGiB = 1 << 30;
+// Of what is free on a card before the model is there; the rest is for NCCL's buffers and kernels.
+constexpr double kPlannedShareOfCard = 0.94;
+
+std::string WhatWouldFit(v1::TrainingJob job, bool on_card, int64_t bytes) {
+  const int64_t kept = job::LargestMicroBatch(job, on_card, bytes);
+  job.mutable_spec()->mutable_training()->set_recompute(true);
+  job.mutable_spec()->mutable_training()->clear_recompute_layers();
+  const int64_t recomputed = job::LargestMicroBatch(job, on_card, bytes);
+  if (recomputed == 0) {
+    return "not even sequences one at a time with training.recompute: true would fit; lower "
+           "data.seq_len, or share sequences among more ranks (parallelism.sequence)";
+  }
+  const std::string again =
+      absl::StrCat("training.micro_batch_size: ", recomputed, " with training.recompute: true");
+  return kept == 0 ? absl::StrCat(again, " would fit")
+                   : absl::StrCat("training.micro_batch_size: ", kept, " would fit, or ", again);
+}
 
 absl::StatusOr<std::shared_ptr<spdlog::logger>> OpenLog(const std::string& path, bool on_stderr) {
   try {
@@ -107,25 +126,42 @@ absl::Status Trainer::PrepareFolder() {
 absl::Status Trainer::CheckMemory() {
   // Ranks that share a card each see what the others have left.
   const bool on_card = options_.device != nullptr;
-  const job::MemoryPlan plan = job::PlanMemory(job_, on_card);
-  const int64_t needed =
-      on_card ? plan.total() - plan.staging : plan.total() * options_.local_ranks;
   const int64_t available =
       on_card ? static_cast<int64_t>(options_.device->free_bytes()) : AvailableMemory();
+  v1::TrainingJob placed = job_;
+  recompute_layers_ = job::RecomputedLayers(spec());
+  if (on_card && spec().training().recompute() && !spec().training().has_recompute_layers()) {
+    ELA_ASSIGN_OR_RETURN(recompute_layers_, FewestRecomputedLayers(available));
+    placed.mutable_spec()->mutable_training()->set_recompute_layers(recompute_layers_);
+  }
+  plan_ = job::PlanMemory(placed, on_card);
+  const int64_t ranks = on_card ? 1 : options_.local_ranks;
+  const int64_t needed = ranks * plan_.taken(on_card);
   absl::Status mine;
   if (available > 0 && needed > available) {
     mine = absl::InvalidArgumentError(absl::StrFormat(
-        "the job needs %.2f GiB on this %s (%d ranks of %.2f GiB), %.2f GiB are available: "
-        "lower training.micro_batch_size or data.seq_len, set training.recompute: true, or use "
-        "more nodes",
-        static_cast<double>(needed) / kGiB, on_card ? "card" : "machine",
-        on_card ? 1 : options_.local_ranks,
-        static_cast<double>(on_card ? needed : plan.total()) / kGiB,
-        static_cast<double>(available) / kGiB));
+        "the job needs %.2f GiB on this %s (%d ranks of %.2f GiB), %.2f GiB are available: %s",
+        static_cast<double>(needed) / kGiB, on_card ? "card" : "machine", ranks,
+        static_cast<double>(plan_.taken(on_card)) / kGiB, static_cast<double>(available) / kGiB,
+        WhatWouldFit(job_, on_card, available / ranks)));
   }
-  saved_reserved_ = static_cast<size_t>(plan.activations);
-  scratch_reserved_ = static_cast<size_t>(plan.workspace);
+  if (lead() && recompute_layers_ > 0) {
+    log_->info("{} of {} layers are recomputed in the backward pass", recompute_layers_,
+               spec().model().num_layers());
+  }
   return AgreeOk(*world_, mine);
+}
+
+// Recomputing is collective where sequences are sharded: all ranks recompute the same layers.
+absl::StatusOr<int64_t> Trainer::FewestRecomputedLayers(int64_t available) const {
+  const int cards = kernels::NumCudaDevices();
+  const int64_t sharing = (options_.local_ranks + cards - 1) / cards;
+  const auto mine = static_cast<double>(available) / static_cast<double>(sharing);
+  const int64_t layers = job::FewestRecomputedLayers(
+      job_, /*on_device=*/true, static_cast<int64_t>(kPlannedShareOfCard * mine));
+  std::vector<int64_t> all(static_cast<size_t>(world_->size()));
+  ELA_RETURN_IF_ERROR(world_->AllGather(all.data(), &layers, sizeof layers));
+  return *std::max_element(all.begin(), all.end());
 }
 
 // Damaged tokens train without a word: what a few seconds can read is read, each rank its share.
@@ -194,8 +230,8 @@ absl::Status Trainer::BuildModel() {
   ctx.scratch = &scratch_;
   ctx.counters = &counters_;
   layer_ = MakeLayerContext(ctx, &saved_, store.dtype);
-  saved_.Reserve(saved_reserved_, ctx.backend);
-  scratch_.Reserve(scratch_reserved_, ctx.backend);
+  saved_.Reserve(static_cast<size_t>(plan_.activations), ctx.backend);
+  scratch_.Reserve(static_cast<size_t>(plan_.workspace), ctx.backend);
   product_rate_ = MeasureProductRate(layer_);
   ELA_RETURN_IF_ERROR(AllReduceSum(*world_, &product_rate_, 1));
   if (lead()) {
@@ -210,7 +246,7 @@ absl::Status Trainer::BuildModel() {
   const v1::MemoryLobeSpec& lobe = spec().model().memory_lobe();
   const bool causal = spec().training().objective() != v1::OBJECTIVE_MASKED_TOKEN;
   leaks_ = causal && lobe.enabled() && lobe.mode() == v1::LOBE_MODE_BIDIRECTIONAL;
-  DecoderOptions decoder = {.recompute = spec().training().recompute(), .causal = causal};
+  DecoderOptions decoder = {.recompute_layers = recompute_layers_, .causal = causal};
   decoder.before_part = [this](int64_t part) { return optimizer_->AwaitParameters(part); };
   decoder_ = std::make_unique<Decoder>(spec().model(), store_.get(), mesh_.get(), decoder);
   train_step_ = std::make_unique<TrainStep>(
@@ -231,7 +267,7 @@ absl::Status Trainer::BuildModel() {
   const MetricsLabels labels = {options_.job_id.empty() ? job_.metadata().name() : options_.job_id,
                                 HostName(), world_->rank(), leaks_};
   metrics_ = std::make_unique<TrainerMetrics>(labels);
-  metrics_->OnMemoryPlan(job::PlanMemory(job_, options_.device != nullptr));
+  metrics_->OnMemoryPlan(plan_);
   phases_ = std::make_unique<PhaseClock>(
       options_.device, [metrics = metrics_.get()](const std::string& phase, double seconds) {
         metrics->OnPhase(phase, seconds);

@@ -42,6 +42,7 @@ Decoder::Decoder(const v1::ModelSpec& model, const ParameterStore* store, const 
   }
   inputs_.resize(layers_.size() + 1);
   slow_path_.resize(layers_.size());
+  marks_.resize(layers_.size());
 }
 
 std::vector<int64_t> Decoder::TakeSlowPathChunks() {
@@ -79,7 +80,7 @@ absl::Status Decoder::RunLayers(const LayerContext& context, const TokenRows& ro
   const Tensor slow_path =
       kernels::Uploaded(ctx, Tensor::Of(slow_path_.data(), {model_.num_layers()}));
   for (size_t i = 0; i < layers_.size(); ++i) {
-    const size_t mark = layer.saved->Mark();
+    marks_[i] = layer.saved->Mark();
     ELA_RETURN_IF_ERROR(BeforePart(static_cast<int64_t>(i) + 1));
     ELA_RETURN_IF_ERROR(layers_[i]->Forward(layer, inputs_[i + 1], inputs_[i], rows));
     CountSlowPath(ctx, slow_path, i);
@@ -88,7 +89,7 @@ absl::Status Decoder::RunLayers(const LayerContext& context, const TokenRows& ro
       layers_[i]->moe().AddRoutingStatistics(layer, prob_sums.Rows(at, at + e),
                                              counts.Rows(at, at + e));
     }
-    if (options_.recompute) layer.saved->Release(mark);
+    if (Recomputes(i)) layer.saved->Release(marks_[i]);
   }
   if (slow_path.data() != slow_path_.data()) kernels::CopyOut(ctx, slow_path_.data(), slow_path);
   if (routing != nullptr && prob_sums.data() != routing->prob_sums.data()) {
@@ -150,17 +151,16 @@ absl::Status Decoder::Backward(const LayerContext& context, const TokenRows& row
   }
   for (size_t i = layers_.size(); i-- > 0;) {
     std::swap(dx, dout);
-    const size_t mark = layer.saved->Mark();
     const Tensor dprobs_i = dprobs.empty()
                                 ? dprobs
                                 : dprobs.Rows(static_cast<int64_t>(i), static_cast<int64_t>(i) + 1)
                                       .View({dprobs.dim(1)});
-    if (options_.recompute) {
+    if (Recomputes(i)) {
       ELA_RETURN_IF_ERROR(layers_[i]->Forward(layer, inputs_[i + 1], inputs_[i], rows));
     }
     ELA_RETURN_IF_ERROR(layers_[i]->Backward(layer, dx, dout, dprobs_i, rows));
     CountSlowPath(ctx, slow_path, i);
-    if (options_.recompute) layer.saved->Release(mark);
+    layer.saved->Release(marks_[i]);
     if (after_layer) ELA_RETURN_IF_ERROR(after_layer(static_cast<int64_t>(i) + 1));
   }
   kernels::EmbeddingBackward(ctx, embed_.grad, dx, kernels::Uploaded(ctx, rows.ids()));
@@ -192,7 +192,7 @@ std::vector<LayerCache> Decoder::NewCache(const LayerContext& layer, int64_t seq
 
 absl::Status Decoder::FillCache(const LayerContext& layer, const TokenRows& rows, Tensor logits,
                                 std::vector<LayerCache>* cache) const {
-  ELA_CHECK(holds_ && !options_.recompute);
+  ELA_CHECK(holds_ && options_.recompute_layers == 0);
   const ArenaScope scope(layer.ctx.scratch);
   for (size_t i = 0; i < layers_.size(); ++i) {
     ELA_RETURN_IF_ERROR(layers_[i]->FillCache(layer, rows, &(*cache)[i]));

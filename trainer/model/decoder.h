@@ -3,10 +3,10 @@
 //
 //   loss = scale * sum over valid targets of -log p(target)  +  balance loss (through dprobs)
 //
-// Saved: (N + 1) T d elements for the layers' inputs, what each layer saves, and the final norm's
-// output. With `recompute` a layer's own savings live only while it runs backward: it runs forward
-// again first, and the bits are the same. Parameters: embed.weight (also the output),
-// final_norm.weight.
+// Saved: (N + 1) T d elements for the layers' inputs, what each layer saves until it has run
+// backward, and the final norm's output. The first `recompute_layers` layers save nothing: they run
+// forward again before they run backward, and the bits are the same. Parameters: embed.weight (also
+// the output), final_norm.weight.
 #pragma once
 
 #include <functional>
@@ -34,7 +34,7 @@ struct RoutingStatistics {
 using AtPart = std::function<absl::Status(int64_t part)>;
 
 struct DecoderOptions {
-  bool recompute = false;
+  int64_t recompute_layers = 0;
   bool causal = true;  // false: the masked_token objective
   AtPart before_part;  // a forward pass comes to it: its parameters must be there. May be empty
 };
@@ -84,6 +84,7 @@ class Decoder {
 
  private:
   absl::Status BeforePart(int64_t part) const;
+  bool Recomputes(size_t i) const { return static_cast<int64_t>(i) < options_.recompute_layers; }
   absl::Status RunLayers(const LayerContext& context, const TokenRows& rows,
                          RoutingStatistics* routing);
 
@@ -94,6 +95,7 @@ class Decoder {
   std::vector<kernels::Tensor> inputs_;  // [N + 1] saved: inputs of the layers, last: their output
   kernels::Tensor features_, final_rstd_, positions_;  // saved
   std::vector<int64_t> slow_path_;                     // [N]
+  std::vector<size_t> marks_;                          // [N] before what each layer saves
   bool holds_ = false;
   size_t mark_ = 0;
 };

@@ -36,6 +36,10 @@ TEST(TrainStep, RecomputingChangesNoBit) {
     EXPECT_TRUE(SameBits(recomputed, kept)) << precision;
     EXPECT_LT(recomputed.saved, kept.saved);
     EXPECT_EQ(recomputed.expert_counts, kept.expert_counts);  // no token counts twice
+    const Course one = RunTraining(
+        TrainingJobWith({set, "training.recompute=true", "training.recompute_layers=1"}), options);
+    EXPECT_TRUE(SameBits(one, kept)) << precision;
+    EXPECT_LT(one.saved, kept.saved);
   }
 }
 

@@ -88,7 +88,7 @@ class TrainingRank {
     ctx.counters = &counters_;
     layer_ = MakeLayerContext(ctx, &saved_, store.dtype);
     const bool causal = spec_.training().objective() != v1::OBJECTIVE_MASKED_TOKEN;
-    DecoderOptions decoder = {.recompute = spec_.training().recompute(), .causal = causal};
+    DecoderOptions decoder = {.recompute_layers = job::RecomputedLayers(spec_), .causal = causal};
     decoder.before_part = [this](int64_t part) { return optimizer_->AwaitParameters(part); };
     decoder_ = std::make_unique<Decoder>(spec_.model(), store_.get(), mesh_.get(), decoder);
     AtPart gradients_final;

@@ -34,6 +34,7 @@ std::vector<Case> Cases() {
           {{"parallelism.sequence=2", "model.residual=hyper_link", kLong}, {1, 2, 1}},
           {{"parallelism.data=2", "training.micro_batch_size=1", kLong}, {2, 1, 1}},
           {{"training.recompute=true", "model.attention.softmax_every=2"}, {1, 1, 1}},
+          {{"training.recompute=true", "training.recompute_layers=1"}, {1, 1, 1}},
           {{"parallelism.sequence=2", "model.attention.softmax_every=2", kLong}, {1, 2, 1}},
           {{"training.precision=bf16", "model.memory_lobe.norm=false"}, {1, 1, 1}},
           {{"model.attention.kernel=sum_squared", "model.attention.decay=none",
@@ -109,7 +110,7 @@ Taken MeasureOnCard(const v1::TrainingJob& job, const job::MemoryPlan& plan,
   EXPECT_EQ(store.Fill(InitialSource(spec.model().num_layers(), 1)), absl::OkStatus());
   store.ZeroGrads();
   Decoder decoder(spec.model(), &store, nullptr,
-                  DecoderOptions{.recompute = spec.training().recompute()});
+                  DecoderOptions{.recompute_layers = job::RecomputedLayers(spec)});
   const DocumentStarts starts(static_cast<size_t>(spec.training().micro_batch_size()), {0});
   const Documents documents =
       RandomDocuments(spec.data().seq_len(), starts, spec.model().vocab_size(), 4);
@@ -130,6 +131,7 @@ TEST(MemoryPlan, OnACardIsWhatTheArenasHoldToAFiftieth) {
       {},
       {"training.precision=fp32"},
       {"training.recompute=true", "model.attention.softmax_every=2", "data.seq_len=2048"},
+      {"training.recompute=true", "training.recompute_layers=1"},
       {"model.moe.num_experts=1", "model.moe.top_k=1", "model.memory_lobe.enabled=true",
        "model.memory_lobe.num_heads=4"},
       {"training.global_batch_size=1", "training.micro_batch_size=1", "data.seq_len=131072"},

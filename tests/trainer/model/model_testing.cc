@@ -85,7 +85,7 @@ kernels::Context ContextOf(Backend backend, int num_threads, kernels::Arena* scr
 
 DecoderOptions DecoderOptionsOf(const v1::TrainingJob& job) {
   DecoderOptions options;
-  options.recompute = job.spec().training().recompute();
+  options.recompute_layers = job::RecomputedLayers(job.spec());
   options.causal = job.spec().training().objective() != v1::OBJECTIVE_MASKED_TOKEN;
   return options;
 }
