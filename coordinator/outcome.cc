@@ -39,6 +39,13 @@ bool AnyRankLeftWith(const ExitRecord& exit, int code) {
                      [&](const RankExit& rank) { return rank.exit_code == code; });
 }
 
+/// Whether mpirun tells of a rank that left without a record: it then asked the others to stop.
+bool LostARank(const ExitRecord& exit) {
+  return exit.failed_rank >= 0 && exit.exit_code != kStoppedOnRequest &&
+         std::none_of(exit.ranks.begin(), exit.ranks.end(),
+                      [&](const RankExit& rank) { return rank.rank == exit.failed_rank; });
+}
+
 v1::Outcome OutcomeOfRank(const RankExit& rank) {
   if (rank.exit_code == kNeverRetry || rank.outcome == "user_error") return v1::OUTCOME_USER_ERROR;
   if (rank.outcome == "out_of_memory") return v1::OUTCOME_OUT_OF_MEMORY;
@@ -68,7 +75,8 @@ AttemptEnd ByItself(const ExitRecord& exit) {
   } else if (exit.exit_code == kNeverRetry) {
     end.outcome = v1::OUTCOME_USER_ERROR;
     end.reason = "the trainer refused the job (exit code 93); see its log";
-  } else if (exit.exit_code == kStoppedOnRequest || AnyRankLeftWith(exit, kStoppedOnRequest)) {
+  } else if (exit.exit_code == kStoppedOnRequest ||
+             (AnyRankLeftWith(exit, kStoppedOnRequest) && !LostARank(exit))) {
     end.outcome = v1::OUTCOME_PREEMPTED;
     end.reason = "the ranks were asked to stop from outside";
   } else if (!exit.reason.empty()) {

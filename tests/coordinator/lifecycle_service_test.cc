@@ -83,7 +83,7 @@ TEST_P(DeathTest, IsClassified) {
   options.max_failures = 0;
   const v1::Job job = AwaitEnd(Submit({{"die", absl::StrCat("1-4-", GetParam().how)}}, options));
   EXPECT_EQ(job.state(), v1::JOB_STATE_FAILED);
-  ASSERT_EQ(job.attempts_size(), 1);
+  ASSERT_EQ(job.attempts_size(), 1) << job.attempts(0).ShortDebugString();
   EXPECT_EQ(job.attempts(0).outcome(), GetParam().outcome);
   EXPECT_EQ(job.attempts(0).failed_rank(), 1);
   EXPECT_THAT(job.attempts(0).reason(), HasSubstr(GetParam().reason));
@@ -118,6 +118,7 @@ TEST_F(ServiceTest, TheSameErrorThriceWithoutProgressEndsTheJob) {
 
 TEST_F(ServiceTest, AStoppedRankIsAHangAndTheJobGoesOn) {
   settings_.hang_floor_ms = 1'500;
+  settings_.slow_phase_ms = 10'000;  // the last that was heard may be of the checkpoint of step 15
   StartServer();
   const std::string id = Submit({{"die", "0-20-stop"}, {"die-attempts", "1"}});
   const v1::Job job = AwaitEnd(id);
@@ -216,6 +217,30 @@ TEST(Outcome, APauseThatCrashesIsPausedAndSaysSo) {
   EXPECT_EQ(end.outcome, v1::OUTCOME_INFRA);
   EXPECT_EQ(end.reason, "paused without a last checkpoint: rank 1: no answer");
   EXPECT_TRUE(end.without_checkpoint);
+}
+
+// mpirun asks the other ranks to stop, and they may be quick to.
+TEST(Outcome, ARankThatVanishedIsAFailureThoughTheOthersStoppedOnRequest) {
+  ExitRecord exit;
+  exit.exit_code = 7;
+  exit.failed_rank = 1;
+  exit.ranks.push_back({.rank = 0, .outcome = "preempted", .exit_code = 75});
+  const AttemptEnd end = Classify(exit, v1::STOP_KIND_NONE, "");
+  EXPECT_EQ(end.outcome, v1::OUTCOME_INFRA);
+  EXPECT_EQ(end.reason, "rank 1 left with exit code 7");
+}
+
+TEST(Outcome, RanksThatStoppedOnRequestWerePreempted) {
+  ExitRecord exit;
+  exit.ranks.push_back({.rank = 0, .outcome = "preempted", .exit_code = 75});
+  for (const int failed_rank : {-1, 0}) {
+    exit.failed_rank = failed_rank;
+    exit.exit_code = 1;
+    EXPECT_EQ(Classify(exit, v1::STOP_KIND_NONE, "").outcome, v1::OUTCOME_PREEMPTED);
+  }
+  exit.failed_rank = 1;
+  exit.exit_code = 75;
+  EXPECT_EQ(Classify(exit, v1::STOP_KIND_NONE, "").outcome, v1::OUTCOME_PREEMPTED);
 }
 
 TEST_F(ServiceTest, TheTimeLimitEndsTheJobAfterACheckpoint) {
