@@ -23,6 +23,11 @@ if(ELA_SANITIZE)
     "$<$<COMPILE_LANGUAGE:C,CXX>:-fsanitize=${ELA_SANITIZE};-fno-omit-frame-pointer;-fno-sanitize-recover=all>")
   add_link_options(-fsanitize=${ELA_SANITIZE})
 endif()
+if(ELA_SANITIZE STREQUAL "thread")
+  set(ELA_LOCKS "${PROJECT_SOURCE_DIR}/tests/support/tsan_locks.cc")
+  set(ELA_TEST_ENVIRONMENT
+      "TSAN_OPTIONS=ignore_noninstrumented_modules=1:suppressions=${PROJECT_SOURCE_DIR}/tests/support/tsan.supp")
+endif()
 
 # ela_library(name DEPENDS targets...): one static library of every .cc below the current folder, main programs
 # (*_main.cc) excepted.
@@ -45,7 +50,7 @@ endfunction()
 # ela_program(name source DEPENDS targets...)
 function(ela_program name source)
   cmake_parse_arguments(ARG "" "" "DEPENDS" ${ARGN})
-  add_executable(${name} ${source})
+  add_executable(${name} ${source} ${ELA_LOCKS})
   target_link_libraries(${name} PRIVATE ${ARG_DEPENDS})
 endfunction()
 
@@ -62,7 +67,8 @@ function(ela_test name)
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 300)
   endif()
-  add_executable(${name} ${ARG_SOURCES})
+  add_executable(${name} ${ARG_SOURCES} ${ELA_LOCKS})
   target_link_libraries(${name} PRIVATE ${ARG_DEPENDS} ela_test_support GTest::gmock GTest::gtest_main)
-  gtest_discover_tests(${name} TEST_PREFIX "${name}/" DISCOVERY_MODE PRE_TEST PROPERTIES TIMEOUT ${ARG_TIMEOUT})
+  gtest_discover_tests(${name} TEST_PREFIX "${name}/" DISCOVERY_MODE PRE_TEST
+                       PROPERTIES TIMEOUT ${ARG_TIMEOUT} ENVIRONMENT "${ELA_TEST_ENVIRONMENT}")
 endfunction()

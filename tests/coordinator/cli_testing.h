@@ -30,7 +30,7 @@ class FakeCoordinator final : public v1::Coordinator::Service {
   std::vector<v1::LogChunk> chunks;
   std::vector<v1::Event> events;
   grpc::Status answer = grpc::Status::OK;  // of every unary call
-  bool stays_open = false;
+  std::atomic<bool> stays_open{false};
   v1::SubmitRequest submitted;
   std::string authorization;         // of the newest call
   std::atomic<bool> watched{false};  // every update has been sent
