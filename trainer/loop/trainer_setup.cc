@@ -27,8 +27,8 @@ namespace ela::trainer {
 namespace {
 
 constexpr double kGiB = 1 << 30;
-// Of what is free on a card before the model is there; the rest is for NCCL's buffers and kernels.
-constexpr double kPlannedShareOfCard = 0.94;
+// What a plan that may fill a card leaves to NCCL's buffers and to kernels: this, or a sixteenth.
+constexpr int64_t kLeastLeftOnCard = int64_t{2} << 30;
 
 std::string WhatWouldFit(v1::TrainingJob job, bool on_card, int64_t bytes) {
   const int64_t kept = job::LargestMicroBatch(job, on_card, bytes);
@@ -156,9 +156,9 @@ absl::Status Trainer::CheckMemory() {
 absl::StatusOr<int64_t> Trainer::FewestRecomputedLayers(int64_t available) const {
   const int cards = kernels::NumCudaDevices();
   const int64_t sharing = (options_.local_ranks + cards - 1) / cards;
-  const auto mine = static_cast<double>(available) / static_cast<double>(sharing);
-  const int64_t layers = job::FewestRecomputedLayers(
-      job_, /*on_device=*/true, static_cast<int64_t>(kPlannedShareOfCard * mine));
+  const int64_t mine = available / sharing;
+  const int64_t layers = job::FewestRecomputedLayers(job_, /*on_device=*/true,
+                                                     mine - std::max(kLeastLeftOnCard, mine / 16));
   std::vector<int64_t> all(static_cast<size_t>(world_->size()));
   ELA_RETURN_IF_ERROR(world_->AllGather(all.data(), &layers, sizeof layers));
   return *std::max_element(all.begin(), all.end());
