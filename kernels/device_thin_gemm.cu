@@ -1,6 +1,7 @@
 // c = a b^T (+ added) for few rows of a, as decoding has them: each row of b is read once, by
 // a warp, and meets all of a's, which the caches hold. Every sum is of one warp in one order.
 #include "kernels/device_gemm.h"
+#include "kernels/early_launch.cuh"
 #include "kernels/thin_product.cuh"
 
 namespace ela::kernels::cuda {
@@ -10,10 +11,22 @@ constexpr int kWarps = kBlock / kWarp;
 constexpr int kMostRows = 8;      // of float
 constexpr int kMostBf16Rows = 2;  // more are faster on tensor cores
 
+/// By a whole warp, into the cache of the device.
+template <class T>
+__device__ void Prefetch(const T* row, int columns) {
+  constexpr int kLine = 128 / static_cast<int>(sizeof(T));
+  for (int i = static_cast<int>(threadIdx.x) % kWarp * kLine; i < columns; i += kWarp * kLine) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(row + i));
+  }
+}
+
 template <class T, class C, int N, int kCount>
 __global__ void ThinProduct(Rows<C> c, Rows<const C> added, Rows<const T> a, Rows<const T> b, int m,
                             int64_t n, int k) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp;
+  LetNextStart();
+  if (row < n) Prefetch(b[row], k);  // weights, which nothing before in the stream is writing
+  AwaitEarlier();
   if (row >= n) return;
   const T* from[kCount];
 #pragma unroll
@@ -38,8 +51,8 @@ void Launch(const Context& ctx, const DeviceGemm& p) {
                       : p.m == 2 ? ThinProduct<T, C, N, 2>
                       : p.m <= 4 ? ThinProduct<T, C, N, 4>
                                  : ThinProduct<T, C, N, kMostRows>;
-  kernel<<<GridSize(CeilDiv(p.n, kWarps)), kBlock, 0, StreamOf(ctx)>>>(
-      c, added, a, b, static_cast<int>(p.m), p.n, static_cast<int>(p.k));
+  LaunchEarly(ctx, p.m, kernel, dim3(GridSize(CeilDiv(p.n, kWarps))), kBlock, c, added, a, b,
+              static_cast<int>(p.m), p.n, static_cast<int>(p.k));
   CheckLaunch("ThinProduct");
 }
 

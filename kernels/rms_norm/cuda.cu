@@ -4,19 +4,20 @@
 // a block walks its rows, every thread keeping the same columns, so the sums of dgain stay in
 // shared memory; then the blocks' sums are added in order. Blocks depend on the shape alone.
 #include "kernels/device_code.cuh"
+#include "kernels/early_launch.cuh"
 #include "kernels/rms_norm/rms_norm.h"
 
 namespace ela::kernels::cuda {
 namespace {
 
 constexpr int64_t kMostBlocks = 1024;
-constexpr int64_t kFewRows = 128;                 // that leave a card idle, a warp each
 constexpr int kMostColumns = 48 * 1024 / 4 - 64;  // of dgain's sums in shared memory
 
 /// kThreads of a row: a warp or the block.
 template <class T, int N, int kThreads>
 __global__ void NormRows(Rows<T> y, float* rstd, Rows<T> x, const T* gain, int64_t rows, int d) {
   __shared__ float sums[kWarp];
+  StartEarly();
   const int64_t row =
       static_cast<int64_t>(blockIdx.x) * (kBlock / kThreads) + threadIdx.x / kThreads;
   if (row >= rows) return;
@@ -100,8 +101,9 @@ void RmsNormForward(const Context& ctx, Tensor y, Tensor rstd, Tensor x, Tensor 
         using T = decltype(element);
         const bool few = rows <= kFewRows;
         const auto kernel = few ? NormRows<T, n, kBlock> : NormRows<T, n, kWarp>;
-        kernel<<<GridSize(few ? rows : CeilDiv(rows, kBlock / kWarp)), kBlock, 0, StreamOf(ctx)>>>(
-            Rows<T>(y), rstd.as<float>(), Rows<T>(x), DataOf<T>(gain), rows, static_cast<int>(d));
+        LaunchEarly(ctx, rows, kernel, dim3(GridSize(few ? rows : CeilDiv(rows, kBlock / kWarp))),
+                    kBlock, Rows<T>(y), rstd.as<float>(), Rows<T>(x), DataOf<T>(gain), rows,
+                    static_cast<int>(d));
       },
       y, x, gain_row);
   CheckLaunch("NormRows");

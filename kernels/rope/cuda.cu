@@ -6,6 +6,7 @@
 #include <numbers>
 
 #include "kernels/device_code.cuh"
+#include "kernels/early_launch.cuh"
 #include "kernels/rope/rope.h"
 
 namespace ela::kernels::cuda {
@@ -28,6 +29,7 @@ __global__ void TurnPairs(Rows<T> x, const int32_t* positions, Turns turns, int6
     per_position[i] = turns.per_position[i];
   }
   __syncthreads();
+  StartEarly();
   const int vectors = head_dim / N;
   const int64_t item = static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x;
   if (item >= rows * vectors) return;
@@ -92,9 +94,9 @@ void Rope(const Context& ctx, Tensor x, Tensor positions, double theta, bool inv
           const int64_t heads_at_once = HeadsAtOnce(items, x.dim(1));
           const dim3 grid(GridSize(CeilDiv(items, kBlock)),
                           GridSize(CeilDiv(x.dim(1), heads_at_once)));
-          TurnPairs<T, vectors><<<grid, kBlock, 0, StreamOf(ctx)>>>(
-              Rows<T>(x), positions.as<int32_t>(), turns, rows, static_cast<int>(x.dim(1)),
-              static_cast<int>(heads_at_once), static_cast<int>(head_dim));
+          LaunchEarly(ctx, rows, TurnPairs<T, vectors>, grid, kBlock, Rows<T>(x),
+                      positions.as<int32_t>(), turns, rows, static_cast<int>(x.dim(1)),
+                      static_cast<int>(heads_at_once), static_cast<int>(head_dim));
         };
         if (n > 1 && head_dim % kVector<T> == 0) {
           launch(std::true_type());

@@ -1,5 +1,6 @@
 // h = silu(g) u: each element read once and written once. All tensors are of one type.
 #include "kernels/device_code.cuh"
+#include "kernels/early_launch.cuh"
 #include "kernels/swiglu/swiglu.h"
 
 namespace ela::kernels::cuda {
@@ -20,6 +21,7 @@ __device__ void ForEachVector(int64_t rows, int64_t width, const Body& body) {
 
 template <class T, int N>
 __global__ void GateRows(Rows<T> h, Rows<T> gu, int64_t rows, int64_t width) {
+  StartEarly();
   ForEachVector<N>(rows, width, [&](int64_t row, int64_t column) {
     float g[N], u[N];
     Load(g, gu[row] + column);
@@ -63,8 +65,8 @@ void SwigluForward(const Context& ctx, Tensor h, Tensor gu) {
   WithVectors(
       [&](auto element, auto n) {
         using T = decltype(element);
-        GateRows<T, n><<<BlocksFor(rows * width / n), kBlock, 0, StreamOf(ctx)>>>(
-            Rows<T>(h), Rows<T>(gu), rows, width);
+        LaunchEarly(ctx, rows, GateRows<T, n>, dim3(BlocksFor(rows * width / n)), kBlock,
+                    Rows<T>(h), Rows<T>(gu), rows, width);
       },
       h, g, u);
   CheckLaunch("GateRows");

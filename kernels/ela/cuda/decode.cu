@@ -1,6 +1,7 @@
 // Decode: one token of each of B sequences enters its state and is read out. Block: a sequence and
 // a head. Reads and writes the state once, 16 bytes a thread where its rows are aligned: nothing
 // else of size moves.
+#include "kernels/early_launch.cuh"
 #include "kernels/ela/cuda/features.cuh"
 #include "kernels/ela/cuda/portable.h"
 
@@ -124,6 +125,7 @@ struct RowBatch {
 template <class T, int kVector>
 __global__ void __launch_bounds__(kThreads, 4) Decode(const __grid_constant__ DecodeArgs p) {
   __shared__ Shared sh;
+  LetNextStart();
   const int b = static_cast<int>(blockIdx.x), head = static_cast<int>(blockIdx.y);
   const StateLayout& l = p.layout;
   const int width = l.values;

@@ -5,9 +5,10 @@
 // copy engine loads the next ones and stores the one before, so reads and writes never wait for
 // arithmetic. A slot holds the head's whole state, as it lies in memory, and its rows of q, k, v.
 // It comes and goes in parts: rows of S, each stored as soon as it is done, and replaced at once.
-#include "kernels/hopper.cuh"
+#include "kernels/early_launch.cuh"
 #include "kernels/ela/cuda/hopper.h"
 #include "kernels/ela/cuda/portable.h"
+#include "kernels/hopper.cuh"
 
 namespace ela::kernels::cuda {
 namespace {
@@ -179,6 +180,7 @@ __global__ void __launch_bounds__(DecodeSize<kDim>::kThreads, DecodeSize<kDim>::
   using Size = DecodeSize<kDim>;
   extern __shared__ __align__(128) unsigned char slots[];
   __shared__ DecodeShared<kDim> sh;
+  LetNextStart();
   const int thread = static_cast<int>(threadIdx.x);
   const auto load = [&](int64_t n, int part) {  // of the block's n-th state
     const int64_t item = blockIdx.x + n * gridDim.x;
