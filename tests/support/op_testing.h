@@ -109,8 +109,10 @@ class Buffer {
   }
   /// For the test.
   Tensor host() const {
-    if (device_ != nullptr) device_->CopyOut(bytes_.data(), memory_.data(), bytes_.size());
-    device_ = nullptr;
+    if (device_ != nullptr) {  // else only read: ranks share inputs
+      device_->CopyOut(bytes_.data(), memory_.data(), bytes_.size());
+      device_ = nullptr;
+    }
     return Shaped(bytes_.data());
   }
   operator Tensor() const { return tensor(); }  // NOLINT: passes for a Tensor everywhere
