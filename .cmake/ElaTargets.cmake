@@ -23,10 +23,7 @@ if(ELA_SANITIZE)
     "$<$<COMPILE_LANGUAGE:C,CXX>:-fsanitize=${ELA_SANITIZE};-fno-omit-frame-pointer;-fno-sanitize-recover=all>")
   add_link_options(-fsanitize=${ELA_SANITIZE})
 endif()
-if(ELA_SANITIZE MATCHES "address")  # leaks are told apart by whole stacks
-  string(CONCAT ELA_TEST_ENVIRONMENT "LSAN_OPTIONS=fast_unwind_on_malloc=0:print_suppressions=0"
-         ":suppressions=${PROJECT_SOURCE_DIR}/tests/support/lsan.supp")
-elseif(ELA_SANITIZE STREQUAL "thread")
+if(ELA_SANITIZE STREQUAL "thread")
   set(ELA_LOCKS "${PROJECT_SOURCE_DIR}/tests/support/tsan_locks.cc")
   set(ELA_TEST_ENVIRONMENT
       "TSAN_OPTIONS=ignore_noninstrumented_modules=1:suppressions=${PROJECT_SOURCE_DIR}/tests/support/tsan.supp")
