@@ -29,7 +29,7 @@ bool HasTensorMap(const Tensor& x) {
          x.stride() % 8 == 0 && x.dim(0) < INT32_MAX - 64;
 }
 
-CUtensorMap TensorMapOf(const Tensor& x, int box_rows) {
+CUtensorMap TensorMapOf(const Tensor& x, int box_rows, CUtensorMapL2promotion promotion) {
   static const auto encode = TensorMapEncoder();
   CUtensorMap map;
   const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(x.row_numel()),
@@ -38,8 +38,8 @@ CUtensorMap TensorMapOf(const Tensor& x, int box_rows) {
   const cuuint32_t box[2] = {64, static_cast<cuuint32_t>(box_rows)}, steps[2] = {1, 1};
   const CUresult result =
       encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, x.data(), sizes, strides, box, steps,
-             CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+             CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, promotion,
+             CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   ELA_CHECK(result == CUDA_SUCCESS, "cuTensorMapEncodeTiled: %d", static_cast<int>(result));
   return map;
 }

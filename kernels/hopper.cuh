@@ -127,6 +127,13 @@ __device__ inline void StoreBulk(void* to, const void* from, int bytes) {
                "r"(SharedAddress(from)), "r"(bytes)
                : "memory");
 }
+/// A box of `map` from shared memory to columns from x and rows from y.
+__device__ inline void StoreBox(const CUtensorMap* map, uint32_t from, int x, int y) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map),
+      "r"(from), "r"(x), "r"(y)
+      : "memory");
+}
 /// A float, or 0; done where ArriveOnCopies says.
 __device__ inline void CopyFloat(float* to, const float* from, bool live) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(SharedAddress(to)),
@@ -300,6 +307,29 @@ __device__ inline void StoreFragment(uint32_t tile, int warp, int s, const uint3
                : "memory");
 }
 
+/// Where this lane's part of fragments of a panel's transpose begins, for its columns 16 warp ..;
+/// step s, of rows 16 s .., is 2048 s bytes further.
+__device__ inline uint32_t TransposedAddress(uint32_t panel, int warp) {
+  const unsigned lane = threadIdx.x % 32u;
+  const unsigned row = lane / 16u * 8u + lane % 8u;
+  const unsigned chunk = 2u * static_cast<unsigned>(warp) + lane / 8u % 2u;
+  return panel + row * 128u + ((chunk ^ (row & 7u)) << 4);
+}
+/// The same, transposed: rows of the operand A are columns 16 warp .. of a panel, and step s sums
+/// over rows 16 s ...
+__device__ inline void LoadTransposed(uint32_t (&a)[4], uint32_t panel, int warp, int s) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
+               : "r"(TransposedAddress(panel, warp) + static_cast<uint32_t>(2048 * s))
+               : "memory");
+}
+__device__ inline void StoreTransposed(uint32_t panel, int warp, int s, const uint32_t (&a)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
+                   TransposedAddress(panel, warp) + static_cast<uint32_t>(2048 * s)),
+               "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3])
+               : "memory");
+}
+
 __device__ inline void StoreShared(uint32_t at, uint32_t x) {
   asm volatile("st.shared.b32 [%0], %1;" ::"r"(at), "r"(x) : "memory");
 }
@@ -307,6 +337,15 @@ __device__ inline void StoreShared(uint32_t at, uint32_t x) {
 __device__ inline uint32_t LoadShared(uint32_t at) {
   uint32_t x;
   asm volatile("ld.shared.b32 %0, [%1];" : "=r"(x) : "r"(at) : "memory");
+  return x;
+}
+
+__device__ inline uint4 LoadShared16(uint32_t at) {
+  uint4 x;
+  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+               : "r"(at)
+               : "memory");
   return x;
 }
 

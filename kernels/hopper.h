@@ -16,6 +16,8 @@ bool HasTensorMap(const Tensor& x);
 
 /// x as a matrix of T rows of H D columns, loaded in boxes of `box_rows` rows (at most 256) of 64
 /// columns with a 128-byte swizzle (hopper.cuh); rows past the end read as zeros.
-CUtensorMap TensorMapOf(const Tensor& x, int box_rows);
+/// What L2 fetches at least is a choice of speed.
+CUtensorMap TensorMapOf(const Tensor& x, int box_rows,
+                        CUtensorMapL2promotion promotion = CU_TENSOR_MAP_L2_PROMOTION_L2_256B);
 
 }  // namespace ela::kernels::cuda

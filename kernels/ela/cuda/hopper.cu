@@ -23,7 +23,11 @@ unsigned long long* SlowPathCounter() {
   return static_cast<unsigned long long*>(address);
 }
 
-CUtensorMap MapOf(const Tensor& x) { return TensorMapOf(x, hopper::kTileRows); }
+/// A row of a panel is 128 bytes; what follows it is another head's, or another panel's, loaded as
+/// well.
+CUtensorMap MapOf(const Tensor& x) {
+  return TensorMapOf(x, hopper::kTileRows, CU_TENSOR_MAP_L2_PROMOTION_L2_128B);
+}
 
 int PanelsOf(const ElaConfig& config) { return static_cast<int>(config.head_dim / 64); }
 
@@ -42,6 +46,7 @@ hopper::WalkArgs WalkOf(const DevicePlan& plan, float* states, const ElaConfig& 
 struct Scan {
   DevicePlan plan;
   float* states = nullptr;
+  bool folds = false;  // a chain has several segments
 };
 
 Scan PlanScans(const Context& ctx, const ElaConfig& config, const Spans& spans) {
@@ -53,6 +58,7 @@ Scan PlanScans(const Context& ctx, const ElaConfig& config, const Spans& spans) 
   const ScanPlan plan = PlanScan(spans, {}, shape);
   Scan scan;
   scan.plan = Upload(ctx, plan, spans, config);
+  scan.folds = plan.num_slots > scan.plan.num_chains;
   scan.states = TakeScratch<float>(ctx, plan.num_slots * config.num_heads * LayoutOf(config).size);
   return scan;
 }
@@ -63,6 +69,8 @@ void PrepareStates(const Context& ctx, HopperStates op, const Scan& scan, const 
   if (scan.plan.num_chains == 0) return;
   op.prefixes = config.causal;
   RunHopperStates(ctx, op, scan.plan, scan.states, config);
+  // The total of one segment is its state.
+  if (!config.causal && !scan.folds && before == nullptr && after == nullptr) return;
   FoldRequest fold;
   fold.states = scan.states;
   fold.before = before;
@@ -109,6 +117,7 @@ void RunHopperForward(const Context& ctx, const HopperForward& op, const ElaConf
   args.walk = WalkOf(scan.plan, scan.states, config);
   args.walk.edge_states = op.before;
   args.q = MapOf(op.q), args.k = MapOf(op.k), args.v = MapOf(op.v);
+  args.y_rows = TensorMapOf(op.y, 16);
   args.y = op.y.data();
   args.y_stride = op.y.stride();
   args.lse = op.lse.as<float>();

@@ -1,6 +1,7 @@
 // What a warpgroup does with accumulators, and the shared memory of blocks that only read a state.
 #pragma once
 
+#include "kernels/early_launch.cuh"
 #include "kernels/ela/cuda/hopper_weigh.cuh"
 
 namespace ela::kernels::cuda::hopper {
@@ -40,7 +41,7 @@ struct Memory : MemorySize<kPanels, kTiles> {
   }
   __device__ Gauges BlockGauges() const {
     float* at = reinterpret_cast<float*>(base + Size::kGauges);
-    return {at, at + 64 * kPanels, at + 2 * 64 * kPanels, nullptr};
+    return {at, at + 64 * kPanels, at + 2 * 64 * kPanels};
   }
   __device__ unsigned char* Halves() const { return base + Size::kHalves; }
   __device__ float* RowValues(int i) const {
@@ -84,6 +85,12 @@ struct Memory : MemorySize<kPanels, kTiles> {
     WaitBarrier(Barrier(chunk % kStages), chunk / kStages % 2);
   }
 };
+
+/// One arrival for the warp.
+__device__ inline void ArriveWarp(uint64_t* barrier) {
+  __syncwarp();
+  if (threadIdx.x % 32u == 0) Arrive(barrier);
+}
 
 /// Named barrier of a carrier, and of all of them.
 __device__ inline int CarrierBarrier(int carrier) { return kWeigherBarrier + 1 + carrier; }
@@ -252,13 +259,23 @@ __device__ inline void WriteAccumulator(const Place& at, const Window& window, _
 
 #endif  // ELA_HOPPER_CODE
 
+/// The kernel is set up while the one before it still runs; it begins with AwaitEarlier().
 template <class Args>
 void Launch(void (*kernel)(Args), dim3 grid, int threads, int bytes, cudaStream_t stream,
             const Args& args) {
   if (grid.x == 0) return;
   ELA_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-  kernel<<<grid, static_cast<unsigned>(threads), static_cast<size_t>(bytes), stream>>>(args);
-  ELA_CUDA_CHECK(cudaGetLastError());
+  cudaLaunchAttribute early = {};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = static_cast<size_t>(bytes);
+  config.stream = stream;
+  config.attrs = &early;
+  config.numAttrs = 1;
+  ELA_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, args));
 }
 
 }  // namespace ela::kernels::cuda::hopper

@@ -1,172 +1,299 @@
 // Forward pass, hadamard_exp, on Hopper.
 //
 // One block walks an item of one head, reading q, k, v once and writing y once (8 D + 4 bytes a
-// row). Per chunk: weights of the keys at the chunk's gauge (weigher); weights of the queries, the
-// masked product within the chunk, the normaliser, lse (scorer); each carrier, for its 64 value
-// columns, copies the state, updates it, in a fresh accumulator that is added to it in fp32, and
-// then adds the scorer's product to the read-out of the copy.
-#include "kernels/ela/cuda/hopper_launch.h"
-#include "kernels/ela/cuda/hopper_roles.cuh"
+// row), in steps of a chunk or, where keys grow too much within it, of a window of it.
+//
+//   keepers  kPanels warpgroups, each of 64 features: weigh their keys in registers, publish the
+//            weights and a copy of the state before the step, update the state, in a fresh
+//            accumulator that is added to it in fp32
+//   readers  kPanels warpgroups that take chunks in turn: weigh the queries in registers, read the
+//            copy out, add the masked product within the chunk, divide by the normaliser
+//
+// Readers also load the tiles: keepers set the pace, and a lane that loads holds its warpgroup up.
+#include "kernels/ela/cuda/hopper_features.cuh"
+#include "kernels/ela/cuda/hopper_forward_pipe.cuh"
+#include "kernels/ela/cuda/hopper_readout.cuh"
 
 namespace ela::kernels::cuda::hopper {
 namespace {
 
 #ifdef ELA_HOPPER_CODE
 
-template <int kPanels>
-using ForwardPipe = Pipe<kPanels, 2, 3, 1>;  // streams: q, v
-template <int kPanels>
-using ForwardLoader = Loader<false, false, kPanels, 2, 3, 1>;
-
-template <int kPanels>
-struct ForwardScorer {
-  const ForwardArgs& p;
-  const ForwardPipe<kPanels>& mem;
-  int head;
-  int chunk = -1;
-  float guess = 0.0f;  // of the queries' gauge
-  Place at = Place();
-  TriangleMask<false> lower = TriangleMask<false>(at);
-
-  __device__ void operator()(int step, const Step& now) {
-    if (now.fresh) mem.WaitStreams(++chunk);
-    mem.WaitTile(step, now);
-    const uint32_t tile = SharedAddress(mem.Stream(chunk, 0));
-    const uint32_t keys = SharedAddress(mem.Weights(step));
-    const Gauges gauges = mem.GaugesOf(step);
-    const uint32_t norms = SharedAddress(gauges.halves), ones = SharedAddress(mem.Ones());
-    Queries<kPanels> queries;
-    queries.Weigh(tile, gauges.r, at.warp, &guess);
-    float score[32], den[4];
-    WgmmaFence();
-#pragma unroll
-    for (int k = 0; k < 4 * kPanels; ++k) {
-      WgmmaRegisters<false>(score, queries.a[k], KMajor(keys, k), k > 0);
-    }
-#pragma unroll
-    for (int k = 0; k < 4 * kPanels; ++k) {
-      WgmmaNarrow(den, queries.a[k], Narrow(norms, k), k > 0);
-    }
-    WgmmaCommit();
-    StoreFragments<kPanels>(tile, at, now.window, queries.a);
-    WgmmaWait<0>();
-    uint32_t a[4][4];
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      PackFragment(score, k, a[k]);
-      lower(k, a[k]);
-    }
-    if (step > 1) mem.WaitDone(step - 2);  // its scores are read
-    WgmmaFence();
-#pragma unroll
-    for (int k = 0; k < 4; ++k) WgmmaNarrow(den, a[k], Narrow(ones, k), true);
-    WgmmaCommit();
-#pragma unroll
-    for (int k = 0; k < 4; ++k) StoreFragment(mem.Scores(step), at.warp, k, a[k]);
-    FenceProxy();
-    WgmmaWait<0>();
-    FinishNormaliser(step, now, queries.gauge, den);
-    Arrive(mem.Scored(step));
+template <bool kFirst, class A, class B>
+__device__ auto Choose(const A& a, const B& b) {
+  if constexpr (kFirst) {
+    return a;
+  } else {
+    return b;
   }
+}
 
-  /// Writes lse, and 1 / normaliser for the carriers; den: its parts, in a quad's first thread.
-  __device__ void FinishNormaliser(int step, const Step& now, const float (&gauge)[2],
-                                   const float (&den)[4]) const {
-    if (at.t != 0) return;
-    float* inverse = mem.Rows(step);
+/// The longest window from where `in.window` starts that does not grow too much, for all keepers.
+/// Slow: one thread walks one column. m: gauges of the thread's features.
+template <int kPanels>
+__device__ Window ShrinkKept(const KeyRows& in, int panel, const float (&m)[2], int* shared_rows) {
+  const Window window = in.window;
+  const int count = window.end - window.begin;
+  const auto lane = static_cast<int>(threadIdx.x % 32u);
+  const float low = __shfl_sync(0xffffffffu, m[0], lane % 8 * 4);
+  const float high = __shfl_sync(0xffffffffu, m[1], lane % 8 * 4);
+  if (threadIdx.x == 0) *shared_rows = count;
+  GroupBarrier<kPanels>(kWeigherBarrier);
+  if (lane < 16) {
+    const int column = 64 * panel + static_cast<int>(threadIdx.x % 128u / 32u) * 16 + lane;
+    const int rows = RowsInRange<false>(in, column, lane < 8 ? low : high);
+    if (rows < count) atomicMin(shared_rows, rows);
+  }
+  GroupBarrier<kPanels>(kWeigherBarrier);
+  const int rows = *shared_rows;
+  GroupBarrier<kPanels>(kWeigherBarrier);
+  return {window.begin, window.begin + rows};
+}
+
+/// Weighs as many of a chunk's `left` rows as may be weighed at once, and returns them; r: their
+/// gauges; sum: what normalisers gain.
+template <int kPanels, bool kFlat>
+__device__ Window WeighStep(const ForwardMemory<kPanels>& mem, int panel, int chunk,
+                            const Window& left, float decay, const Features<kPanels>& own,
+                            unsigned long long* slow_chunks, const Place& at, Keys* keys,
+                            float (&r)[2], float (&sum)[2]) {
+  KeyRows in{mem.Keys(chunk), left, decay, nullptr, nullptr};
+  const uint32_t tile = SharedAddress(mem.Keys(chunk)) + static_cast<uint32_t>(panel * kPanelBytes);
+  const auto weigh = [&](bool search) {
+    keys->Load(tile, at.warp, in.window);
+    const DecayedRows decayed(-decay * static_cast<float>(1 - in.window.begin), -decay);
+    const auto rows = Choose<kFlat>(FlatRows(), decayed);
+    if (search) {
+      keys->Saturate();
+      keys->Largest(rows, r);
+      r[0] = fmaxf(own.m[0], r[0]), r[1] = fmaxf(own.m[1], r[1]);
+    }
+    const bool fits = keys->Weigh(rows, r, sum);
+    sum[0] = QuadSum(sum[0]), sum[1] = QuadSum(sum[1]);
+    return fits && fminf(r[0], r[1]) >= kLeastGauge;
+  };
+  const int count = left.end - left.begin;
+  const float advance = kFlat ? 0.0f : -decay * static_cast<float>(count);
+  const bool advances = advance > kLeastAdvance && advance < kMostAdvance;
+  r[0] = own.m[0], r[1] = own.m[1];
+  if (advances) r[0] += advance, r[1] += advance;
+  bool fits = weigh(false), grows = false;
+  if (advances) {
+    const float kept = Exp2(-advance);
+    fits &= fminf(fmaf(own.c[0], kept, sum[0]), fmaf(own.c[1], kept, sum[1])) >= kLeastNormaliser;
+  }
+  if (!__all_sync(0xffffffffu, fits)) {
+    weigh(true);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const int row = at.row + 8 * i;
-      const float sum = den[2 * i] + den[2 * i + 1];
-      inverse[row] = Reciprocal(sum);
-      if (!now.window.Holds(row)) continue;
-      p.lse[(now.row + row) * p.walk.heads + head] =
-          (gauge[i] + __log2f(sum)) * kLn2 +
-          p.walk.plan.log_decay[head] * now.window.Step<false>(row);
+      const float start = KeyExponent<false>(in, left.begin, 64 * panel + at.row + 8 * i);
+      // NaN does not grow; nor does one row, or a walk would never end.
+      grows |= count > 1 && r[i] - fmaxf(own.m[i], start) > kMaxGrowth;
     }
   }
-};
+  if (GroupAny<kPanels>(kWeigherBarrier, grows)) {
+    if (threadIdx.x == 0) atomicAdd(slow_chunks, 1ull);
+    in.window = ShrinkKept<kPanels>(in, panel, own.m, mem.SharedInt());
+    weigh(true);
+    GroupBarrier<kPanels>(kWeigherBarrier);  // every keeper has its keys in registers
+  }
+  return in.window;
+}
+
+/// Of 64 features: the weights of a step, and a copy of the state before it.
+template <int kPanels>
+__device__ void Publish(const ForwardMemory<kPanels>& mem, int step, int panel, const Place& at,
+                        const Features<kPanels>& own, const Keys& keys) {
+  const auto own_rows = static_cast<uint32_t>(panel * kPanelBytes);
+  keys.Store(mem.Weights(step) + own_rows, at.warp);
+#pragma unroll
+  for (int i = 0; i < kPanels; ++i) {
+    StorePanel(mem.Copy(step) + static_cast<uint32_t>(i * mem.kTile) + own_rows, at.warp, own.s[i]);
+  }
+  if (at.t == 0) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int feature = 64 * panel + at.row + 8 * i;
+      mem.Gauge(step)[feature] = own.m[i];
+      StoreHalves(mem.Halves(step), feature, own.c[i]);
+    }
+  }
+  FenceProxy();
+  ArriveWarp(mem.Published(step));
+}
+
+template <int kPanels, bool kFlat>
+__device__ void Keep(const ForwardArgs& p, const ForwardMemory<kPanels>& mem,
+                     const DeviceItem& item, int head, int panel) {
+  const Place at;
+  const float decay = kFlat ? 0.0f : p.walk.plan.log_decay[head] * kLog2E;
+  Features<kPanels> own;
+  int step = 0;
+  for (int chunk = 0;; ++chunk) {
+    mem.WaitKeys(chunk);
+    const Chunk now = *mem.ChunkOf(chunk);
+    if (now.row < 0) break;
+    if (now.first) {
+      own.Load(StartOf(p.walk, item, now.span, head, false), p.walk.layout, 64 * panel, at);
+    }
+    for (Window left{0, now.count}; left.begin < left.end; ++step) {
+      Keys keys;
+      float r[2], sum[2], u[32];
+      const Window window = WeighStep<kPanels, kFlat>(mem, panel, chunk, left, decay, own,
+                                                      p.walk.slow_chunks, at, &keys, r, sum);
+      const bool fresh = left.begin == 0;
+      left.begin = window.end;
+      mem.WaitRoom(step);
+      const uint32_t values = SharedAddress(mem.Values(chunk));
+      if (r[0] != own.m[0] || r[1] != own.m[1]) own.Rise(r);
+      if (threadIdx.x == 0) {
+        *mem.StepOf(step) = {now.row, window, false, fresh, left.begin == left.end};
+      }
+      Publish(mem, step, panel, at, own, keys);
+      if (fresh) mem.WaitValues(chunk);
+      own.StartUpdate(keys, values, u);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        own.c[i] += sum[i];
+        if (!kFlat) own.m[i] += decay * static_cast<float>(window.end - window.begin);
+      }
+      own.Add(keys, values, u);
+    }
+  }
+  mem.WaitRoom(step);
+  if (threadIdx.x == 0) mem.StepOf(step)->stop = true;
+  ArriveWarp(mem.Published(step));
+}
+
+/// Zeros what of step s of a product within the chunk lies above the diagonal.
+__device__ void KeepLower(const Place& at, int s, uint32_t (&a)[4]) {
+  const int row = at.row - 16 * s - 2 * at.t;  // less the first column's
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int below = row + 8 * (i % 2) - 8 * (i / 2);
+    a[i] &= below > 0 ? 0xffffffffu : below == 0 ? 0xffffu : 0u;
+  }
+}
+
+/// Weights of a step's keys for its queries, with what its state adds to the normaliser in den.
+template <int kPanels>
+__device__ void Score(const ForwardMemory<kPanels>& mem, int step, const Place& at,
+                      const Queries<kPanels>& queries, uint32_t (&weights)[4][4], float (&den)[4]) {
+  const uint32_t keys = mem.Weights(step), norms = SharedAddress(mem.Halves(step));
+  float score[32];
+  WgmmaFence();
+#pragma unroll
+  for (int k = 0; k < 4 * kPanels; ++k) {
+    WgmmaRegisters<false>(score, queries.a[k], KMajor(keys, k), k > 0);
+  }
+#pragma unroll
+  for (int k = 0; k < 4 * kPanels; ++k) {
+    WgmmaNarrow(den, queries.a[k], Narrow(norms, k), k > 0);
+  }
+  WgmmaCommit();
+  WgmmaWait<0>();
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    PackFragment(score, k, weights[k]);
+    KeepLower(at, k, weights[k]);
+  }
+}
+
+/// Reads a step's state and its own values out, and writes y and lse.
+template <int kPanels>
+__device__ void ReadOut(const ForwardArgs& p, const ForwardMemory<kPanels>& mem, int step,
+                        const Step& now, int head, uint32_t values, const Place& at,
+                        const Queries<kPanels>& queries, const uint32_t (&weights)[4][4],
+                        float (&den)[4]) {
+  float o[32], inverse[2];
+#pragma unroll
+  for (int i = 0; i < kPanels; ++i) {
+    const uint32_t copy = mem.Copy(step) + static_cast<uint32_t>(i * mem.kTile);
+    WgmmaFence();
+    if (i == 0) {
+#pragma unroll
+      for (int k = 0; k < 4; ++k) WgmmaNarrow(den, weights[k], Narrow(mem.Ones(), k), true);
+    }
+#pragma unroll
+    for (int k = 0; k < 4 * kPanels; ++k) {
+      WgmmaRegisters<true>(o, queries.a[k], MnMajor(copy, k), k > 0);
+    }
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      WgmmaRegisters<true>(o, weights[k],
+                           MnMajor(values + static_cast<uint32_t>(i * kPanelBytes), k), true);
+    }
+    WgmmaCommit();
+    WgmmaWait<0>();
+    if (i + 1 == kPanels) ArriveWarp(mem.Done(step));
+    if (i == 0) {
+      FinishNormaliser(p, at, head, now.row, now.window, p.walk.plan.log_decay[head], queries.gauge,
+                       den, inverse);
+    }
+    ScaleRows(inverse[0], inverse[1], o);
+    WriteAccumulator(
+        at, now.window,
+        static_cast<__nv_bfloat16*>(p.y) + now.row * p.y_stride + 64 * (kPanels * head + i),
+        p.y_stride, o);
+  }
+}
 
 template <int kPanels>
-__device__ void Carry(const ForwardArgs& p, const ForwardPipe<kPanels>& mem, const DeviceItem& item,
-                      int head, int carrier, const ForwardLoader<kPanels>& loader) {
+__device__ void Read(const ForwardArgs& p, const ForwardMemory<kPanels>& mem,
+                     const DeviceItem& item, int head, int reader) {
   const Place at;
-  const bool loads = !mem.kScorerLoads && carrier == 0 && at.warp == 0;
-  if (loads) loader.Start(item);
-  const uint32_t copy = mem.StateCopy(carrier);
-  float s[kPanels][32], o[32];
+  const ForwardLoader<kPanels> loader = {p, mem, head, reader};
+  // Each warp's first lane has a part in loading, so that none is held up for long.
+  const int loads = threadIdx.x % 32u == 0 ? at.warp : -1;
+  if (loads == 0) loader.Start(item);
+  WarpgroupBarrier(kWeigherBarrier + 1 + reader);
+  float guess = 0.0f;  // of the queries' gauge
   for (int step = 0, chunk = -1;; ++step) {
     mem.WaitPublished(step);
     const Step now = *mem.StepOf(step);
-    if (now.stop) break;
-    if (now.first) {
-      const float* start = StartOf(p.walk, item, now.span, head, false);
-      LoadState<kPanels>(start, p.walk.layout, 64 * carrier, at, s);
-    }
+    if (now.stop) return;
     if (now.fresh) ++chunk;
-    if (loads && now.last) loader.AfterPublished(step, chunk);
-    if (now.fresh) mem.WaitStreams(chunk);
-    const uint32_t keys = SharedAddress(mem.Weights(step));
-    const uint32_t queries = SharedAddress(mem.Stream(chunk, 0));
-    const uint32_t values =
-        SharedAddress(mem.Stream(chunk, 1)) + static_cast<uint32_t>(carrier * kPanelBytes);
-    WgmmaFence();
-    UpdatePanel(keys, values, o);
-    WgmmaCommit();
-    if (mem.AnyRaised(step)) ShrinkState<kPanels>(mem.GaugesOf(step), at, s);
-    WarpgroupBarrier(CarrierBarrier(carrier));  // every warp has read the copy
-#pragma unroll
-    for (int i = 0; i < kPanels; ++i) StorePanel(copy + i * kPanelBytes, at.warp, s[i]);
-    FenceProxy();
-    AddUpdates<kPanels>(keys, kPanelBytes, values, 0, o, s);
-    Arrive(mem.Used(step));
-    WarpgroupBarrier(CarrierBarrier(carrier));
-    mem.WaitScored(step);
-    const float inverse[2] = {mem.Rows(step)[at.row], mem.Rows(step)[at.row + 8]};
-    WgmmaFence();
-#pragma unroll
-    for (int k = 0; k < 4 * kPanels; ++k) {
-      WgmmaShared<false, true>(o, KMajor(queries, k), MnMajor(copy, k), k > 0);
+    if (chunk % kPanels != reader) {
+      ArriveWarp(mem.Done(step));
+      continue;
     }
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      WgmmaShared<false, true>(o, KMajor(mem.Scores(step), k), MnMajor(values, k), true);
+    // Keepers have the chunk's keys in registers, and have used all values before the chunk's.
+    if (loads == 0 && now.last) loader.LoadKeys(chunk + 2);
+    if (loads == 2 && now.fresh && chunk > 0) loader.LoadValues(chunk + 1);
+    if (loads == 3 && now.last) loader.Find(chunk + 2 + kPanels);
+    if (now.fresh) mem.WaitQueries(chunk);
+    Queries<kPanels> queries;
+    queries.Weigh(SharedAddress(mem.Queries(chunk)), mem.Gauge(step), at.warp, &guess);
+    if (now.last) {
+      WarpgroupBarrier(kWeigherBarrier + 1 + reader);  // every warp has read the tile
+      if (loads == 1) loader.LoadQueries(chunk + 2);
     }
-    WgmmaCommit();
-    WgmmaWait<0>();
-    ScaleRows(inverse[0], inverse[1], o);
-    WriteAccumulator(at, now.window,
-                     static_cast<__nv_bfloat16*>(p.y) + now.row * p.y_stride + head * 64 * kPanels +
-                         64 * carrier,
-                     p.y_stride, o);
-    Arrive(mem.Done(step));
+    float den[4];
+    uint32_t weights[4][4];
+    Score(mem, step, at, queries, weights, den);
+    if (now.fresh) mem.WaitValues(chunk);
+    ReadOut(p, mem, step, now, head, SharedAddress(mem.Values(chunk)), at, queries, weights, den);
   }
 }
 
 #endif  // ELA_HOPPER_CODE
 
 template <int kPanels, bool kFlat>
-__global__ void __launch_bounds__(PipeSize<kPanels, 2, 3, 1>::kThreads, 3 - kPanels)
+__global__ void __launch_bounds__(ForwardSize<kPanels>::kThreads, 3 - kPanels)
     ForwardScan(const __grid_constant__ ForwardArgs p) {
 #ifdef ELA_HOPPER_CODE
   extern __shared__ unsigned char memory[];
+  AwaitEarlier();
   constexpr int kLaunched = 128;  // registers a thread
-  const ForwardPipe<kPanels> mem(memory);
+  const ForwardMemory<kPanels> mem(memory);
   const int head = static_cast<int>(blockIdx.y), role = Role();
-  const DeviceItem item = p.walk.plan.items[blockIdx.x];
-  mem.Start(ForwardLoader<kPanels>::kKeyArrivals);
-  const CUtensorMap* const streams[2] = {&p.q, &p.v};
-  const ForwardLoader<kPanels> loader = {mem, p.walk, head, &p.k, streams};
-  if (role == 0) {
-    SetRegisters<kPanels == 1 ? 112 : 104, kLaunched>();
-    RunWeigher<false, true, kFlat>(mem, p.walk, item, head, 0, true,
-                                   ForwardScorer<kPanels>{p, mem, head});
-  } else if (kPanels > 1 && role == 1) {
-    SetRegisters<104, kLaunched>();
-    RunScorer(mem, item, loader, ForwardScorer<kPanels>{p, mem, head});
+  mem.Start();
+  if (role < kPanels) {
+    if constexpr (kPanels > 1) SetRegisters<144, kLaunched>();
+    Keep<kPanels, kFlat>(p, mem, p.walk.plan.items[blockIdx.x], head, role);
   } else {
-    SetRegisters<kPanels == 1 ? 144 : 152, kLaunched>();
-    Carry<kPanels>(p, mem, item, head, role - kPanels, loader);
+    if constexpr (kPanels > 1) SetRegisters<112, kLaunched>();
+    Read<kPanels>(p, mem, p.walk.plan.items[blockIdx.x], head, role - kPanels);
   }
 #endif
 }
@@ -176,7 +303,7 @@ void LaunchForPanels(cudaStream_t stream, const ForwardArgs& p, bool causal) {
   const dim3 grid(static_cast<unsigned>(p.walk.plan.num_items),
                   static_cast<unsigned>(p.walk.heads));
   if (causal) {
-    using Size = PipeSize<kPanels, 2, 3, 1>;
+    using Size = ForwardSize<kPanels>;
     Launch(p.walk.decays ? ForwardScan<kPanels, false> : ForwardScan<kPanels, true>, grid,
            Size::kThreads, Size::kBytes, stream, p);
   } else {

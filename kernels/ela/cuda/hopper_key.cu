@@ -14,14 +14,14 @@ namespace {
 
 // Streams: k, v, dy. Scores: mask(v dy^T - delta), mask(b X^T).
 template <int kPanels>
-using KeySize = PipeSize<kPanels, 3, 2, 2>;
+using KeySize = PipeSize<kPanels, 3, 2>;
 
 #ifdef ELA_HOPPER_CODE
 
 template <int kPanels>
-using KeyPipe = Pipe<kPanels, 3, 2, 2>;
+using KeyPipe = Pipe<kPanels, 3, 2>;
 template <int kPanels>
-using KeyLoader = Loader<true, true, kPanels, 3, 2, 2>;
+using KeyLoader = Loader<true, kPanels, 3, 2>;
 
 /// Adds a number of its own to each column of an accumulator.
 __device__ void AddToColumns(const Place& at, const float* columns, float (&d)[32]) {
@@ -86,7 +86,7 @@ struct KeyScorer {
       StoreFragment(mem.Scores(step) + kPanelBytes, at.warp, k, a);
     }
     FenceProxy();
-    Arrive(mem.Scored(step));
+    ArriveWarp(mem.Scored(step));
   }
 };
 
@@ -145,7 +145,7 @@ __device__ void Carry(const BackwardArgs& p, const KeyPipe<kPanels>& mem, const 
     }
     if (now.fresh) ++chunk;
     if (loads && now.last) {
-      loader.AfterPublished(step, chunk);
+      loader.AfterPublished(chunk);
       loader.AfterDone(step, chunk);
     }
     if (now.fresh) mem.WaitStreams(chunk);
@@ -168,7 +168,7 @@ __device__ void Carry(const BackwardArgs& p, const KeyPipe<kPanels>& mem, const 
     StartValueGradient<kPanels>(keys, copy + static_cast<uint32_t>(carrier * kTile),
                                 scores + kPanelBytes, dy + own, dv);
     WgmmaWait<1>();
-    Arrive(mem.Used(step));
+    ArriveWarp(mem.Used(step));
     FinishKeys(at, gauges.norm, keys, 64 * carrier, dk);
     WriteAccumulator(at, now.window,
                      static_cast<__nv_bfloat16*>(p.dk) + now.row * p.dk_stride + own_column,
@@ -177,7 +177,7 @@ __device__ void Carry(const BackwardArgs& p, const KeyPipe<kPanels>& mem, const 
     WriteAccumulator(at, now.window,
                      static_cast<__nv_bfloat16*>(p.dv) + now.row * p.dv_stride + own_column,
                      p.dv_stride, dv);
-    Arrive(mem.Done(step));
+    ArriveWarp(mem.Done(step));
   }
 }
 
@@ -188,6 +188,7 @@ __global__ void __launch_bounds__(KeySize<kPanels>::kThreads, 3 - kPanels)
     KeyScan(const __grid_constant__ BackwardArgs p) {
 #ifdef ELA_HOPPER_CODE
   extern __shared__ unsigned char memory[];
+  AwaitEarlier();
   constexpr int kLaunched = 128;  // registers a thread
   const KeyPipe<kPanels> mem(memory);
   const int head = static_cast<int>(blockIdx.y), role = Role();
@@ -197,8 +198,7 @@ __global__ void __launch_bounds__(KeySize<kPanels>::kThreads, 3 - kPanels)
   const KeyLoader<kPanels> loader = {mem, p.walk, head, &p.q, streams, p.lse, p.minus_delta};
   if (role == 0) {
     SetRegisters<kPanels == 1 ? 112 : 96, kLaunched>();
-    RunWeigher<true, true, false>(mem, p.walk, item, head, 0, true,
-                                  KeyScorer<kPanels>{p, mem, head});
+    RunWeigher<true, false>(mem, p.walk, item, head, KeyScorer<kPanels>{p, mem, head});
   } else if (kPanels > 1 && role == 1) {
     SetRegisters<96, kLaunched>();
     RunScorer(mem, item, loader, KeyScorer<kPanels>{p, mem, head});

@@ -8,6 +8,7 @@ namespace ela::kernels::cuda::hopper {
 struct ForwardArgs {
   WalkArgs walk;
   CUtensorMap q, k, v;
+  CUtensorMap y_rows;  // of y, in boxes of 16 rows
   void* y;
   int64_t y_stride;
   float* lse;

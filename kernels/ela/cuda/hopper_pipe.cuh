@@ -2,8 +2,8 @@
 // or, where keys grow too much within it, a window of it.
 //
 //   weigher   turns keys into weights at the step's gauge, publishes the step
-//   scorer    (not every scan) what of the output needs no state: products within the step. At head
-//             dim 64 the weigher is the scorer too
+//   scorer    what of the output needs no state: products within the step. At head dim 64 the
+//             weigher is the scorer too
 //   carriers  kPanels warpgroups that carry the state in registers: read it, then add the step
 //
 // A warp of the scorer or, where it has no time for that, of the first carrier also loads tiles.
@@ -16,33 +16,28 @@
 namespace ela::kernels::cuda::hopper {
 
 /// Where things are in a block's shared memory, in bytes.
-template <int kPanels, int kStreams, int kSlots, int kScores>
+template <int kPanels, int kStreams, int kScores>
 struct PipeSize {
   static constexpr int kTile = kPanels * kPanelBytes;
-  static constexpr int kKeySlots = 2;  // chunks whose keys are there; kSlots for the other tiles
+  static constexpr int kSlots = 2;  // chunks whose tiles are there
   static constexpr int kChunkSlots = 4, kNormSlots = 4;
-  static constexpr int kScoreSlots = kScores == 1 ? 2 : 1;       // steps whose scores are there
-  static constexpr bool kMerged = kPanels == 1;                  // the weigher is the scorer
-  static constexpr int kWeighers = kScores == 0 ? kPanels : 1;   // warpgroups
-  static constexpr bool kScorerLoads = kSlots == 2 && !kMerged;  // else a carrier
-  static constexpr int kThreads = 128 * (kWeighers + (kScores == 0 || kMerged ? 0 : 1) + kPanels);
-  static constexpr int kStreamTiles = kKeySlots * kTile;
+  static constexpr int kScoreSlots = kScores == 1 ? 2 : 1;  // steps whose scores are there
+  static constexpr bool kMerged = kPanels == 1;             // the weigher is the scorer
+  static constexpr bool kScorerLoads = !kMerged;            // else a carrier
+  static constexpr int kThreads = 128 * ((kMerged ? 1 : 2) + kPanels);
+  static constexpr int kStreamTiles = kSlots * kTile;
   static constexpr int kWeights = kStreamTiles + kSlots * kStreams * kTile;  // of 2 steps
   static constexpr int kState = kWeights + 2 * kTile;
-  static constexpr int kScoreTiles = kState + (kScores > 0 ? kPanels * kTile : 0);
-  // Normalisers of 2 steps as operands, and a row of ones, where the scorer divides.
-  static constexpr bool kDivides = kScores == 1 && kSlots == 3;
-  static constexpr int kHalves = kScoreTiles + kScoreSlots * kScores * kPanelBytes;
-  static constexpr int kOnes = kHalves + (kDivides ? 2 * kPanels * kNarrowBytes : 0);
-  static constexpr int kGauges = kOnes + (kDivides ? kNarrowBytes : 0);
+  static constexpr int kScoreTiles = kState + kPanels * kTile;
+  static constexpr int kGauges = kScoreTiles + kScoreSlots * kScores * kPanelBytes;
   static constexpr int kRows = kGauges + (2 * 2 + kNormSlots) * 64 * kPanels * 4;
-  static constexpr int kRowArrays = kDivides ? 1 : 4;                        // of 64, of a step
+  static constexpr int kRowArrays = 4;                                       // of 64, of a step
   static constexpr int kChunkRows = kRows + 2 * kRowArrays * kTileRows * 4;  // 2 arrays of a chunk
-  static constexpr int kChunks = kChunkRows + (kDivides ? 0 : kChunkSlots * 2 * kTileRows * 4);
+  static constexpr int kChunks = kChunkRows + kChunkSlots * 2 * kTileRows * 4;
   static constexpr int kWalk = kChunks + kChunkSlots * 16;
   static constexpr int kSteps = kWalk + 64;
-  static constexpr int kRaised = kSteps + 2 * 64;            // by warps of the weigher
-  static constexpr int kOwn = kRaised + 2 * 16 * kWeighers;  // features before and after a step
+  static constexpr int kRaised = kSteps + 2 * 64;  // by warps of the weigher
+  static constexpr int kOwn = kRaised + 2 * 16;    // features before and after a step
   static constexpr int kBarriers = kOwn + 2 * 64 * kPanels * 8;
   static constexpr int kBytes = kBarriers + 128 + 1024;          // to align
   static_assert((3 - kPanels) * (kBytes + 1024) <= 228 * 1024);  // blocks of a multiprocessor
@@ -70,16 +65,16 @@ struct Step {
 };
 static_assert(sizeof(Step) <= 64);
 
-template <int kPanels, int kStreams, int kSlots, int kScores>
-struct Pipe : PipeSize<kPanels, kStreams, kSlots, kScores> {
-  using Size = PipeSize<kPanels, kStreams, kSlots, kScores>;
-  using Size::kTile, Size::kKeySlots, Size::kScoreSlots, Size::kMerged, Size::kWeighers;
+template <int kPanels, int kStreams, int kScores>
+struct Pipe : PipeSize<kPanels, kStreams, kScores> {
+  using Size = PipeSize<kPanels, kStreams, kScores>;
+  using Size::kTile, Size::kSlots, Size::kScoreSlots, Size::kMerged;
 
   unsigned char* base;
   __device__ explicit Pipe(unsigned char* memory) {
     base = memory + ((1024 - SharedAddress(memory) % 1024) % 1024);
   }
-  __device__ unsigned char* Keys(int chunk) const { return base + chunk % kKeySlots * kTile; }
+  __device__ unsigned char* Keys(int chunk) const { return base + chunk % kSlots * kTile; }
   __device__ unsigned char* Stream(int chunk, int i) const {
     return base + Size::kStreamTiles + (chunk % kSlots * kStreams + i) * kTile;
   }
@@ -95,27 +90,19 @@ struct Pipe : PipeSize<kPanels, kStreams, kSlots, kScores> {
   __device__ Gauges GaugesOf(int step) const {
     float* at = reinterpret_cast<float*>(base + Size::kGauges);
     return {at + step % 2 * 64 * kPanels, at + (2 + step % 2) * 64 * kPanels,
-            at + (4 + step % Size::kNormSlots) * 64 * kPanels,
-            Size::kDivides ? base + Size::kHalves + step % 2 * kPanels * kNarrowBytes : nullptr};
+            at + (4 + step % Size::kNormSlots) * 64 * kPanels};
   }
-  /// A tile [8][64] whose first row is ones, and the rest zeros.
-  __device__ unsigned char* Ones() const { return base + Size::kOnes; }
   /// Gauges and normalisers of the state before a step, of the weigher alone.
   __device__ OwnFeature* Own(int step) const {
     return reinterpret_cast<OwnFeature*>(base + Size::kOwn) + step % 2 * 64 * kPanels;
   }
   /// Of a step, by the weigher's warps: whether a gauge changed.
   __device__ int* Raised(int step) const {
-    return reinterpret_cast<int*>(base + Size::kRaised) + step % 2 * 4 * kWeighers;
+    return reinterpret_cast<int*>(base + Size::kRaised) + step % 2 * 4;
   }
   __device__ bool AnyRaised(int step) const {
-    int any = 0;
-#pragma unroll
-    for (int i = 0; i < kWeighers; ++i) {
-      const int4 raised = reinterpret_cast<const int4*>(Raised(step))[i];
-      any |= raised.x | raised.y | raised.z | raised.w;
-    }
-    return any != 0;
+    const int4 raised = *reinterpret_cast<const int4*>(Raised(step));
+    return (raised.x | raised.y | raised.z | raised.w) != 0;
   }
   __device__ float* Rows(int step) const {
     return reinterpret_cast<float*>(base + Size::kRows) + step % 2 * Size::kRowArrays * kTileRows;
@@ -139,7 +126,7 @@ struct Pipe : PipeSize<kPanels, kStreams, kSlots, kScores> {
   __device__ uint64_t* Barrier(int i) const {
     return reinterpret_cast<uint64_t*>(base + Size::kBarriers) + i;
   }
-  __device__ uint64_t* KeysLoaded(int chunk) const { return Barrier(chunk % kKeySlots); }
+  __device__ uint64_t* KeysLoaded(int chunk) const { return Barrier(chunk % kSlots); }
   __device__ uint64_t* StreamsLoaded(int chunk) const { return Barrier(2 + chunk % kSlots); }
   __device__ uint64_t* Published(int step) const { return Barrier(5 + step % 2); }
   __device__ uint64_t* Scored(int step) const { return Barrier(7 + step % 2); }
@@ -147,9 +134,7 @@ struct Pipe : PipeSize<kPanels, kStreams, kSlots, kScores> {
   __device__ uint64_t* Used(int step) const { return Barrier(11 + step % 2); }
   __device__ int* SharedInt() const { return reinterpret_cast<int*>(Barrier(13)); }
 
-  __device__ void WaitKeys(int chunk) const {
-    WaitBarrier(KeysLoaded(chunk), chunk / kKeySlots % 2);
-  }
+  __device__ void WaitKeys(int chunk) const { WaitBarrier(KeysLoaded(chunk), chunk / kSlots % 2); }
   __device__ void WaitStreams(int chunk) const {
     WaitBarrier(StreamsLoaded(chunk), chunk / kSlots % 2);
   }
@@ -164,28 +149,21 @@ struct Pipe : PipeSize<kPanels, kStreams, kSlots, kScores> {
   /// Until nobody reads the weights of the step two before, so that this one can be weighed.
   __device__ void WaitRoom(int step) const {
     WaitBarrier(Used(step), (step / 2 + 1) % 2);
-    if (kScores > 0 && !kMerged) WaitBarrier(Scored(step), (step / 2 + 1) % 2);
+    if (!kMerged) WaitBarrier(Scored(step), (step / 2 + 1) % 2);
   }
 
   /// key_arrivals: see Loader.
   __device__ void Start(int key_arrivals) const {
     if (threadIdx.x == 0) {
-      for (int i = 0; i < kKeySlots; ++i) InitBarrier(KeysLoaded(i), key_arrivals);
-      for (int i = 0; i < kSlots; ++i) InitBarrier(StreamsLoaded(i), 1);
-      for (int i = 0; i < 2; ++i) {
-        InitBarrier(Published(i), 128 * kWeighers);
-        InitBarrier(Scored(i), 128);
-        InitBarrier(Used(i), 128 * kPanels);
-        InitBarrier(Done(i), 128 * kPanels);
+      for (int i = 0; i < kSlots; ++i) {
+        InitBarrier(KeysLoaded(i), key_arrivals);
+        InitBarrier(StreamsLoaded(i), 1);
       }
-      FenceProxy();
-    }
-    if constexpr (Size::kDivides) {  // halves but for their first two rows stay zeros
-      const auto thread = static_cast<int>(threadIdx.x);
-      for (int i = thread; i < (Size::kGauges - Size::kHalves) / 4; i += Size::kThreads) {
-        const bool one =
-            i * 4 >= Size::kOnes - Size::kHalves && i * 4 < Size::kOnes - Size::kHalves + 128;
-        reinterpret_cast<uint32_t*>(base + Size::kHalves)[i] = one ? 0x3f803f80u : 0u;
+      for (int i = 0; i < 2; ++i) {  // arrivals are warps'
+        InitBarrier(Published(i), 4);
+        InitBarrier(Scored(i), 4);
+        InitBarrier(Used(i), 4 * kPanels);
+        InitBarrier(Done(i), 4 * kPanels);
       }
       FenceProxy();
     }

@@ -15,14 +15,14 @@ namespace {
 
 // Streams: v, dy, q. Score: the masked product.
 template <int kPanels>
-using QuerySize = PipeSize<kPanels, 3, 2, 1>;
+using QuerySize = PipeSize<kPanels, 3, 1>;
 
 #ifdef ELA_HOPPER_CODE
 
 template <int kPanels>
-using QueryPipe = Pipe<kPanels, 3, 2, 1>;
+using QueryPipe = Pipe<kPanels, 3, 1>;
 template <int kPanels>
-using QueryLoader = Loader<false, true, kPanels, 3, 2, 1>;
+using QueryLoader = Loader<false, kPanels, 3, 1>;
 
 template <int kPanels>
 struct QueryScorer {
@@ -69,7 +69,7 @@ struct QueryScorer {
       StoreFragment(mem.Scores(step), at.warp, k, a);
     }
     FenceProxy();
-    Arrive(mem.Scored(step));
+    ArriveWarp(mem.Scored(step));
   }
 };
 
@@ -115,7 +115,7 @@ __device__ void Carry(const BackwardArgs& p, const QueryPipe<kPanels>& mem, cons
     }
     if (now.fresh) ++chunk;
     if (loads && now.last) {
-      loader.AfterPublished(step, chunk);
+      loader.AfterPublished(chunk);
       loader.AfterDone(step, chunk);
     }
     if (now.fresh) mem.WaitStreams(chunk);
@@ -142,7 +142,7 @@ __device__ void Carry(const BackwardArgs& p, const QueryPipe<kPanels>& mem, cons
     mem.WaitScored(step);
     StartGradient<kPanels>(dy, copy, scores, keys, g);
     WgmmaWait<0>();
-    Arrive(mem.Used(step));
+    ArriveWarp(mem.Used(step));
     const uint32_t readers =
         SharedAddress(mem.Stream(chunk, 2)) + static_cast<uint32_t>(carrier * kPanelBytes);
     FinishQuery<kPanels>(
@@ -152,7 +152,7 @@ __device__ void Carry(const BackwardArgs& p, const QueryPipe<kPanels>& mem, cons
                      static_cast<__nv_bfloat16*>(p.dq) + now.row * p.dq_stride +
                          head * 64 * kPanels + 64 * carrier,
                      p.dq_stride, g);
-    Arrive(mem.Done(step));
+    ArriveWarp(mem.Done(step));
   }
 }
 
@@ -163,6 +163,7 @@ __global__ void __launch_bounds__(QuerySize<kPanels>::kThreads, 3 - kPanels)
     QueryScan(const __grid_constant__ BackwardArgs p) {
 #ifdef ELA_HOPPER_CODE
   extern __shared__ unsigned char memory[];
+  AwaitEarlier();
   constexpr int kLaunched = 128;  // registers a thread
   const QueryPipe<kPanels> mem(memory);
   const int head = static_cast<int>(blockIdx.y), role = Role();
@@ -172,8 +173,7 @@ __global__ void __launch_bounds__(QuerySize<kPanels>::kThreads, 3 - kPanels)
   const QueryLoader<kPanels> loader = {mem, p.walk, head, &p.k, streams, p.lse};
   if (role == 0) {
     SetRegisters<kPanels == 1 ? 96 : 88, kLaunched>();
-    RunWeigher<false, true, kFlat>(mem, p.walk, item, head, 0, true,
-                                   QueryScorer<kPanels>{p, mem, head});
+    RunWeigher<false, kFlat>(mem, p.walk, item, head, QueryScorer<kPanels>{p, mem, head});
   } else if (kPanels > 1 && role == 1) {
     SetRegisters<72, kLaunched>();
     RunScorer(mem, item, loader, QueryScorer<kPanels>{p, mem, head});

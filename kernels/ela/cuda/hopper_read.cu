@@ -3,36 +3,54 @@
 //
 // Gradients: each warpgroup computes 64 columns of the outputs.
 #include "kernels/ela/cuda/hopper_gradient.cuh"
+#include "kernels/ela/cuda/hopper_readout.cuh"
 
 namespace ela::kernels::cuda::hopper {
 namespace {
 
 #ifdef ELA_HOPPER_CODE
 
-/// Divides a chunk's rows by the normaliser; writes y and lse.
+/// Divides a chunk's rows by the normaliser; writes y, by way of a tile, and lse.
 template <int kPanels>
 __device__ void FinishForward(const ForwardArgs& p, const Place& at, int head, int64_t row0,
-                              const Window& window, const float (&gauge)[2], const float (&den)[4],
-                              float (&o)[kPanels][32]) {
+                              const Window& window, uint32_t tile, const float (&gauge)[2],
+                              const float (&den)[4], float (&o)[kPanels][32]) {
   float inverse[2];
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    // Two parts, in the quad's first thread.
-    const float sum = __shfl_sync(0xffffffffu, den[2 * i] + den[2 * i + 1], 0, 4);
-    inverse[i] = Reciprocal(sum);
-    const int row = at.row + 8 * i;
-    if (at.t == 0 && window.Holds(row)) {
-      p.lse[(row0 + row) * p.walk.heads + head] = (gauge[i] + __log2f(sum)) * kLn2;
-    }
-  }
+  FinishNormaliser(p, at, head, row0, window, 0.0f, gauge, den, inverse);
 #pragma unroll
   for (int i = 0; i < kPanels; ++i) {
     ScaleRows(inverse[0], inverse[1], o[i]);
-    WriteAccumulator(
-        at, window,
-        static_cast<__nv_bfloat16*>(p.y) + row0 * p.y_stride + 64 * (kPanels * head + i),
-        p.y_stride, o[i]);
+    const Output y = {&p.y_rows, p.y, p.y_stride, 64 * (kPanels * head + i),
+                      static_cast<int>(row0)};
+    y.Write(tile + static_cast<uint32_t>(i * kPanelBytes), at, window, o[i]);
   }
+}
+
+/// A total as operands: its copy, and the normaliser's halves.
+template <int kPanels>
+__device__ void CopyTotal(const ForwardArgs& p, const Memory<kPanels, kPanels>& mem,
+                          const DeviceItem& item, int head, int group, const Place& at) {
+  const float* total =
+      p.walk.states +
+      (static_cast<int64_t>(item.first_slot) * p.walk.heads + head) * p.walk.layout.size;
+  const Gauges gauges = mem.BlockGauges();
+  LoadGauges<kPanels>(total, p.walk.layout, gauges);
+  float s[kPanels][32];
+  LoadState<kPanels>(total, p.walk.layout, 64 * group, at, s);
+#pragma unroll
+  for (int i = 0; i < kPanels; ++i) {
+    StorePanel(mem.StateCopy(group) + static_cast<uint32_t>(i * kPanelBytes), at.warp, s[i]);
+  }
+  const auto thread = static_cast<int>(threadIdx.x);
+  for (int i = thread; i < kPanels * kNarrowBytes / 4; i += 128 * kPanels) {
+    reinterpret_cast<uint32_t*>(mem.Halves())[i] = 0;
+  }
+  __syncthreads();
+  for (int i = thread; i < 64 * kPanels; i += 128 * kPanels) {
+    StoreHalves(mem.Halves(), i, gauges.norm[i]);
+  }
+  FenceProxy();
+  __syncthreads();
 }
 
 /// g = b (g + t) for this warpgroup's features.
@@ -69,12 +87,13 @@ __device__ DeviceItem OwnPart(DeviceItem item) {
 #endif  // ELA_HOPPER_CODE
 
 /// y and lse: reads q (4 D + 4 bytes a row). Warpgroups take chunks in turn, each through two tiles
-/// of its own.
+/// of its own, in which queries come and rows of y go.
 template <int kPanels>
 __global__ void __launch_bounds__(128 * kPanels, kReadBlocks / kPanels)
     ForwardRead(const __grid_constant__ ForwardArgs p) {
 #ifdef ELA_HOPPER_CODE
   extern __shared__ unsigned char memory[];
+  AwaitEarlier();
   const Memory<kPanels, kPanels> mem(memory);
   const Place at;
   const int head = static_cast<int>(blockIdx.y), group = Role();
@@ -89,35 +108,18 @@ __global__ void __launch_bounds__(128 * kPanels, kReadBlocks / kPanels)
   load(1);
   const uint32_t copy = mem.StateCopy(0), norms = SharedAddress(mem.Halves());
   const Gauges gauges = mem.BlockGauges();
-  {
-    const float* total =
-        p.walk.states +
-        (static_cast<int64_t>(item.first_slot) * p.walk.heads + head) * p.walk.layout.size;
-    LoadGauges<kPanels>(total, p.walk.layout, gauges);
-    float s[kPanels][32];
-    LoadState<kPanels>(total, p.walk.layout, 64 * group, at, s);
-#pragma unroll
-    for (int i = 0; i < kPanels; ++i)
-      StorePanel(mem.StateCopy(group) + i * kPanelBytes, at.warp, s[i]);
-    // The normaliser as an operand of products.
-    for (int i = static_cast<int>(threadIdx.x); i < kPanels * kNarrowBytes / 4;
-         i += 128 * kPanels) {
-      reinterpret_cast<uint32_t*>(mem.Halves())[i] = 0;
-    }
-    __syncthreads();
-    for (int i = static_cast<int>(threadIdx.x); i < 64 * kPanels; i += 128 * kPanels) {
-      StoreHalves(mem.Halves(), i, gauges.norm[i]);
-    }
-    FenceProxy();
-    __syncthreads();
-  }
+  CopyTotal<kPanels>(p, mem, item, head, group, at);
   float guess = 0.0f;
   for (int n = 0; row_of(n) < item.end; ++n) {
     WaitBarrier(mem.Barrier(2 * group + n % 2), n / 2 % 2);
+    const uint32_t tile = SharedAddress(mem.Tile(n % 2, group));
     Queries<kPanels> queries;
-    queries.Weigh(SharedAddress(mem.Tile(n % 2, group)), gauges.r, at.warp, &guess);
-    WarpgroupBarrier(kWeigherBarrier + group);  // every warp has read the tile
-    load(n + 2);
+    queries.Weigh(tile, gauges.r, at.warp, &guess);
+    if (n > 0) {
+      WaitStoresRead<0>();
+      WarpgroupBarrier(kWeigherBarrier + group);  // the tile before has left by every warp
+      load(n + 1);
+    }
     float o[kPanels][32], den[4];
     WgmmaFence();
 #pragma unroll
@@ -135,8 +137,9 @@ __global__ void __launch_bounds__(128 * kPanels, kReadBlocks / kPanels)
     WgmmaCommit();
     WgmmaWait<0>();
     const auto count = static_cast<int>(min(item.end - row_of(n), int64_t{kTileRows}));
-    FinishForward<kPanels>(p, at, head, row_of(n), {0, count}, queries.gauge, den, o);
+    FinishForward<kPanels>(p, at, head, row_of(n), {0, count}, tile, queries.gauge, den, o);
   }
+  WaitStoresRead<0>();
 #endif
 }
 
@@ -146,6 +149,7 @@ __global__ void __launch_bounds__(128 * kPanels, 3 - kPanels)
     QueryRead(const __grid_constant__ BackwardArgs p) {
 #ifdef ELA_HOPPER_CODE
   extern __shared__ unsigned char memory[];
+  AwaitEarlier();
   const Memory<kPanels, 2> mem(memory);
   const Place at;
   const int head = static_cast<int>(blockIdx.y);
@@ -212,6 +216,7 @@ __global__ void __launch_bounds__(128 * kPanels, 3 - kPanels)
     KeyRead(const __grid_constant__ BackwardArgs p) {
 #ifdef ELA_HOPPER_CODE
   extern __shared__ unsigned char memory[];
+  AwaitEarlier();
   const Memory<kPanels, 2> mem(memory);
   constexpr int kTile = Memory<kPanels, 2>::kTile;
   const Place at;

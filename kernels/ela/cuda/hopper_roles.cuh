@@ -8,13 +8,13 @@ namespace ela::kernels::cuda::hopper {
 
 #ifdef ELA_HOPPER_CODE
 
-/// What loads the tiles of an item, by a warp. With kRows also the chunks' lse and -delta (unless
-/// it is null), which the warp's lanes copy: arrivals at KeysLoaded.
-template <bool kReverse, bool kRows, int kPanels, int kStreams, int kSlots, int kScores>
+/// What loads the tiles of an item, by a warp, and the chunks' lse and -delta (unless it is null),
+/// which the warp's lanes copy: arrivals at KeysLoaded.
+template <bool kReverse, int kPanels, int kStreams, int kScores>
 struct Loader {
-  static constexpr int kKeyArrivals = kRows ? 33 : 1;
+  static constexpr int kKeyArrivals = 33;
 
-  const Pipe<kPanels, kStreams, kSlots, kScores>& mem;
+  const Pipe<kPanels, kStreams, kScores>& mem;
   const WalkArgs& args;
   int head;
   const CUtensorMap* keys;
@@ -27,18 +27,13 @@ struct Loader {
     LoadKeys(0);
     LoadKeys(1);
     LoadStreams(0);
-    if (kSlots == 2) LoadStreams(1);
+    LoadStreams(1);
   }
-  /// Once `step`, the last of a chunk, is published: its keys are weighed.
-  __device__ void AfterPublished(int step, int chunk) const {
-    LoadKeys(chunk + 2);
-    if (kSlots == 2) return;
-    if (step > 1) mem.WaitDone(step - 2);  // so the chunk two before is done with
-    LoadStreams(chunk + 1);
-  }
+  /// Once the last step of a chunk is published: its keys are weighed.
+  __device__ void AfterPublished(int chunk) const { LoadKeys(chunk + 2); }
   /// The same, where the step before that will soon be done with.
   __device__ void AfterDone(int step, int chunk) const {
-    if (kSlots == 3 || chunk == 0) return;
+    if (chunk == 0) return;
     mem.WaitDone(step - 1);
     LoadStreams(chunk + 1);
   }
@@ -57,17 +52,15 @@ struct Loader {
         Arrive(mem.KeysLoaded(chunk));
       }
     }
-    if constexpr (kRows) {
-      const int row0 = __shfl_sync(0xffffffffu, next.row, 0);
-      const int count = __shfl_sync(0xffffffffu, row0 < 0 ? 0 : next.count, 0);
-      for (int row = static_cast<int>(threadIdx.x % 32u); row < kTileRows; row += 32) {
-        const int64_t i = row < count ? int64_t{row0 + row} * args.heads + head : 0;
-        CopyFloat(mem.RowsOf(chunk, 0) + row, lse + i, row < count);
-        if (minus_delta == nullptr) continue;
-        CopyFloat(mem.RowsOf(chunk, 1) + row, minus_delta + i, row < count);
-      }
-      ArriveOnCopies(mem.KeysLoaded(chunk));
+    const int row0 = __shfl_sync(0xffffffffu, next.row, 0);
+    const int count = __shfl_sync(0xffffffffu, row0 < 0 ? 0 : next.count, 0);
+    for (int row = static_cast<int>(threadIdx.x % 32u); row < kTileRows; row += 32) {
+      const int64_t i = row < count ? int64_t{row0 + row} * args.heads + head : 0;
+      CopyFloat(mem.RowsOf(chunk, 0) + row, lse + i, row < count);
+      if (minus_delta == nullptr) continue;
+      CopyFloat(mem.RowsOf(chunk, 1) + row, minus_delta + i, row < count);
     }
+    ArriveOnCopies(mem.KeysLoaded(chunk));
     __syncwarp();
   }
   __device__ void LoadStreams(int chunk) const {
@@ -79,33 +72,14 @@ struct Loader {
   }
 };
 
-/// Gauges and normalisers of the state a span starts from (null: of nothing), by the weighers; each
-/// warp its own columns, 64 `stride` apart.
-__device__ inline void LoadOwn(const float* state, const StateLayout& l, int first, int stride,
-                               OwnFeature* own) {
-  for (int column = OwnColumn() + 64 * first; column < l.features; column += 64 * stride) {
+/// Gauges and normalisers of the state a span starts from (null: of nothing), by the weigher; each
+/// warp its own columns.
+__device__ inline void LoadOwn(const float* state, const StateLayout& l, OwnFeature* own) {
+  for (int column = OwnColumn(); column < l.features; column += 64) {
     if (threadIdx.x % 2u == 0) own[column] = LoadFeature(state, l, column);
   }
   __syncwarp();
 }
-
-/// Gauges, normalisers and the shift of an item's own state; the carriers store the rest.
-__device__ inline void StoreOwn(const WalkArgs& args, const DeviceItem& item, int head, int first,
-                                int stride, const OwnFeature* own) {
-  float* to =
-      args.states + (static_cast<int64_t>(item.slot) * args.heads + head) * args.layout.size;
-  __syncwarp();
-  for (int column = OwnColumn() + 64 * first; column < args.layout.features;
-       column += 64 * stride) {
-    StoreFeature(to, args.layout, column, own[column]);
-  }
-  if (threadIdx.x != 0) return;
-  to[args.layout.shift] = args.plan.log_decay[head] * static_cast<float>(item.end - item.begin);
-}
-
-struct NoScorer {
-  __device__ void operator()(int, const Step&) const {}
-};
 
 /// The scorer's part, where it is a warpgroup of its own.
 template <class Pipe, class Loader, class Scorer>
@@ -118,47 +92,44 @@ __device__ void RunScorer(const Pipe& mem, const DeviceItem& item, const Loader&
     const Step now = *mem.StepOf(step);
     if (now.stop) return;
     if (now.fresh) ++chunk;
-    if (loads && now.last) loader.AfterPublished(step, chunk);
+    if (loads && now.last) loader.AfterPublished(chunk);
     scorer(step, now);
     if (loads && now.last) loader.AfterDone(step, chunk);
   }
 }
 
 /// Weighs as many of the chunk's `left` rows as may be weighed at once, and returns them.
-template <bool kReverse, bool kGuard, bool kFlat, int kPanels, int kStreams, int kSlots,
-          int kScores>
-__device__ Window WeighStep(const Pipe<kPanels, kStreams, kSlots, kScores>& mem, int part,
-                            int chunk, int step, const Window& left, float decay,
-                            unsigned long long* slow_chunks) {
-  constexpr int kWeighers = PipeSize<kPanels, kStreams, kSlots, kScores>::kWeighers;
+template <bool kReverse, bool kFlat, int kPanels, int kStreams, int kScores>
+__device__ Window WeighStep(const Pipe<kPanels, kStreams, kScores>& mem, int chunk, int step,
+                            const Window& left, float decay, unsigned long long* slow_chunks) {
   KeyRows in{mem.Keys(chunk), left, decay, nullptr, nullptr};
   if constexpr (kReverse) in.lse = mem.RowsOf(chunk, 0), in.extra = mem.RowsOf(chunk, 1);
   const OwnFeature* own = mem.Own(step);
-  while (true) {
-    bool raised = false, grows = false;
+  bool grows = false;
+  const auto weigh = [&] {
+    bool raised = false;
 #pragma unroll 1
-    for (int panel = part; panel < kPanels; panel += kWeighers) {
-      WeighPanel<kReverse, kGuard, kFlat>(in, panel, mem.Weights(step), mem.GaugesOf(step), own,
-                                          mem.Own(step + 1), &raised, &grows);
+    for (int panel = 0; panel < kPanels; ++panel) {
+      WeighPanel<kReverse, kFlat>(in, panel, mem.Weights(step), mem.GaugesOf(step), own,
+                                  mem.Own(step + 1), &raised, &grows);
     }
     if (threadIdx.x % 32u == 0) mem.Raised(step)[threadIdx.x / 32u] = raised;
     FenceProxy();
-    if (!kGuard || !GroupAny<kWeighers>(kWeigherBarrier, grows)) break;
+  };
+  weigh();
+  if (GroupAny<1>(kWeigherBarrier, grows)) {
     // Nothing but shared memory has changed.
     if (threadIdx.x == 0) atomicAdd(slow_chunks, 1ull);
-    in.window = ShrinkWindow<kReverse, kPanels, kWeighers>(in, part, own, mem.SharedInt());
+    in.window = ShrinkWindow<kReverse, kPanels>(in, own, mem.SharedInt());
+    weigh();
   }
   return in.window;
 }
 
-/// The weigher's part of a scan of one item and head; several weighers share the panels. Spans
-/// start from their states or, without from_start, from nothing.
-template <bool kReverse, bool kGuard, bool kFlat, int kPanels, int kStreams, int kSlots,
-          int kScores, class Scorer>
-__device__ void RunWeigher(const Pipe<kPanels, kStreams, kSlots, kScores>& mem,
-                           const WalkArgs& args, const DeviceItem& item, int head, int part,
-                           bool from_start, Scorer scorer) {
-  using Size = PipeSize<kPanels, kStreams, kSlots, kScores>;
+/// The weigher's part of a scan of one item and head.
+template <bool kReverse, bool kFlat, int kPanels, int kStreams, int kScores, class Scorer>
+__device__ void RunWeigher(const Pipe<kPanels, kStreams, kScores>& mem, const WalkArgs& args,
+                           const DeviceItem& item, int head, Scorer scorer) {
   const float decay = kFlat ? 0.0f : args.plan.log_decay[head] * kLog2E;
   int step = 0;
   for (int chunk = 0;; ++chunk) {
@@ -166,30 +137,28 @@ __device__ void RunWeigher(const Pipe<kPanels, kStreams, kSlots, kScores>& mem,
     const Chunk now = *mem.ChunkOf(chunk);
     if (now.row < 0) break;
     if (now.first) {
-      const float* start = from_start ? StartOf(args, item, now.span, head, kReverse) : nullptr;
-      LoadOwn(start, args.layout, part, Size::kWeighers, mem.Own(step));
+      LoadOwn(StartOf(args, item, now.span, head, kReverse), args.layout, mem.Own(step));
     }
     for (Window left{0, now.count}; left.begin < left.end; ++step) {
       mem.WaitRoom(step);
       const bool fresh = kReverse ? left.end == now.count : left.begin == 0;
       const Window window =
-          WeighStep<kReverse, kGuard, kFlat>(mem, part, chunk, step, left, decay, args.slow_chunks);
+          WeighStep<kReverse, kFlat>(mem, chunk, step, left, decay, args.slow_chunks);
       left = kReverse ? Window{left.begin, window.begin} : Window{window.end, left.end};
       if (threadIdx.x == 0) {
         *mem.StepOf(step) = {
             now.row, window, now.span, false, now.first && fresh, fresh, left.begin == left.end};
       }
-      Arrive(mem.Published(step));
-      if constexpr (Size::kMerged && kScores > 0) {
+      ArriveWarp(mem.Published(step));
+      if constexpr (PipeSize<kPanels, kStreams, kScores>::kMerged) {
         mem.WaitPublished(step);
         scorer(step, *mem.StepOf(step));
       }
     }
   }
-  if constexpr (!kGuard) StoreOwn(args, item, head, part, Size::kWeighers, mem.Own(step));
   mem.WaitRoom(step);
   if (threadIdx.x == 0) mem.StepOf(step)->stop = true;
-  Arrive(mem.Published(step));
+  ArriveWarp(mem.Published(step));
 }
 
 #endif  // ELA_HOPPER_CODE

@@ -9,8 +9,8 @@
 // there. A window of one row is always exact, so any input is.
 #pragma once
 
-#include "kernels/hopper.cuh"
 #include "kernels/ela/cuda/scan.cuh"
+#include "kernels/hopper.cuh"
 
 namespace ela::kernels::cuda::hopper {
 
@@ -96,13 +96,11 @@ struct Window {
 };
 
 /// Per feature, in shared memory: the chunk's gauge, what the state shrinks by to get there, and
-/// the normaliser before the chunk in the chunk's gauge; the last also as an operand of products,
-/// where there is one: rows 0 and 1 of a tile of 8 are its upper and lower half in bf16.
+/// the normaliser before the chunk in the chunk's gauge.
 struct Gauges {
   float* r;
   float* shrink;
   float* norm;
-  unsigned char* halves;
 };
 
 /// A thread's running gauge and normaliser, of one feature.
@@ -145,13 +143,6 @@ __device__ inline OwnFeature LoadFeature(const float* state, const StateLayout& 
   own.m = own.m <= kEmptyMax ? kEmptyMax : own.m * kLog2E;
   own.c = state[l.c + column];
   return own;
-}
-
-__device__ inline void StoreFeature(float* state, const StateLayout& l, int column,
-                                    const OwnFeature& own) {
-  if (threadIdx.x % 2 != 0) return;
-  state[l.m + column] = own.m <= kEmptyMax ? kEmptyMax : own.m * kLn2;
-  state[l.c + column] = own.c;
 }
 
 /// The state a walk starts a span from, or null.

@@ -266,7 +266,7 @@ __device__ inline void StoreHalves(unsigned char* halves, int column, float c) {
 /// Weighs a panel of keys, bf16, rows outside the window as zeros, by one warpgroup. own, next: the
 /// features' gauges and normalisers before and after the window. raised: whether a gauge of this
 /// warp's columns changes; grows: whether a key grows too much within the window.
-template <bool kReverse, bool kGuard, bool kFlat>
+template <bool kReverse, bool kFlat>
 __device__ void WeighPanel(const KeyRows& in, int panel, unsigned char* weights,
                            const Gauges& gauges, const OwnFeature* own, OwnFeature* next,
                            bool* raised, bool* grows) {
@@ -293,10 +293,9 @@ __device__ void WeighPanel(const KeyRows& in, int panel, unsigned char* weights,
   if (!writer) return;
   gauges.shrink[column] = shrink;
   gauges.norm[column] = norm;
-  if (gauges.halves != nullptr) StoreHalves(gauges.halves, column, norm);
   next[column].m = r + in.decay * static_cast<float>(count);
   next[column].c = c;
-  if (kGuard && r > before.m) {
+  if (r > before.m) {
     const int row = kReverse ? in.window.end - 1 : in.window.begin;
     const float start = KeyExponent<kReverse>(in, row, column);
     // NaN does not grow; nor does one row, or a walk would never end.
@@ -304,31 +303,38 @@ __device__ void WeighPanel(const KeyRows& in, int panel, unsigned char* weights,
   }
 }
 
+/// How many rows of the window, in scan order, a column whose gauge is m does not grow too much in.
+template <bool kReverse>
+__device__ int RowsInRange(const KeyRows& in, int column, float m) {
+  const Window& window = in.window;
+  const int count = window.end - window.begin;
+  float start = 0.0f;
+#pragma unroll 1
+  for (int i = 0; i < count; ++i) {
+    const float x =
+        KeyExponent<kReverse>(in, kReverse ? window.end - 1 - i : window.begin + i, column);
+    if (i == 0) start = fmaxf(m, x);
+    // A little earlier than the guard, whatever the rounding: the next window passes it.
+    if (i > 0 && x - start > kMaxGrowth - 1.0f) return i;
+  }
+  return count;
+}
+
 /// The longest window from where `in.window` starts (in scan order) that does not grow too much.
 /// Slow: one thread walks one column.
-template <bool kReverse, int kPanels, int kWeighers>
-__device__ Window ShrinkWindow(const KeyRows& in, int part, const OwnFeature* own,
-                               int* shared_rows) {
+template <bool kReverse, int kPanels>
+__device__ Window ShrinkWindow(const KeyRows& in, const OwnFeature* own, int* shared_rows) {
   const Window window = in.window;
   const int count = window.end - window.begin;
   if (threadIdx.x == 0) *shared_rows = count;
-  GroupBarrier<kWeighers>(kWeigherBarrier);
-  for (int column = OwnColumn() + 64 * part; column < 64 * kPanels; column += 64 * kWeighers) {
-    float start = 0.0f;
-    for (int i = 0; i < count; ++i) {
-      const int row = kReverse ? window.end - 1 - i : window.begin + i;
-      const float x = KeyExponent<kReverse>(in, row, column);
-      if (i == 0) start = fmaxf(own[column].m, x);
-      // A little earlier than the guard, whatever the rounding: the next window passes it.
-      if (i > 0 && x - start > kMaxGrowth - 1.0f) {
-        atomicMin(shared_rows, i);
-        break;
-      }
-    }
+  GroupBarrier<1>(kWeigherBarrier);
+  for (int column = OwnColumn(); column < 64 * kPanels; column += 64) {
+    const int rows = RowsInRange<kReverse>(in, column, own[column].m);
+    if (rows < count) atomicMin(shared_rows, rows);
   }
-  GroupBarrier<kWeighers>(kWeigherBarrier);
+  GroupBarrier<1>(kWeigherBarrier);
   const int rows = *shared_rows;
-  GroupBarrier<kWeighers>(kWeigherBarrier);
+  GroupBarrier<1>(kWeigherBarrier);
   return kReverse ? Window{window.end - rows, window.end}
                   : Window{window.begin, window.begin + rows};
 }

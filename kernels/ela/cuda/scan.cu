@@ -37,6 +37,8 @@ struct FoldParams {
   bool exp_kernel, reverse, exclusive;
 };
 
+constexpr int kFoldBatch = 8;  // segments read at once
+
 /// Block: one feature of one head of one chain; thread: a column, the last one the normaliser.
 __global__ void Fold(const FoldParams p) {
   const int f = static_cast<int>(blockIdx.x), h = static_cast<int>(blockIdx.y);
@@ -64,16 +66,23 @@ __global__ void Fold(const FoldParams p) {
   };
   // Of an exclusive fold the last segment is in no prefix: its slot may hold nothing yet.
   const int count = p.exclusive ? chain.count - 1 : chain.count;
-  StateElement next{kEmptyMax, 0.0f};  // read a segment ahead
-  if (count > 0) next = read(p.states, slot_of(0));
-  for (int i = 0; i < count; ++i) {
-    const int slot = slot_of(i);
-    const StateElement tail = next;
-    if (i + 1 < count) next = read(p.states, slot_of(i + 1));
-    __syncthreads();  // every thread has read the row's maximum
-    if (p.exclusive) write(slot, acc);
-    const float* state = p.states + (static_cast<int64_t>(slot) * p.heads + h) * l.size;
-    acc = Combine(acc, tail, state[l.shift], p.exp_kernel);
+  for (int first = 0; first < count; first += kFoldBatch) {
+    StateElement tails[kFoldBatch];
+    float shifts[kFoldBatch];
+#pragma unroll
+    for (int i = 0; i < kFoldBatch; ++i) {
+      if (first + i >= count) break;
+      const int slot = slot_of(first + i);
+      tails[i] = read(p.states, slot);
+      shifts[i] = p.states[(static_cast<int64_t>(slot) * p.heads + h) * l.size + l.shift];
+    }
+    __syncthreads();  // every thread has read the rows' maxima
+#pragma unroll
+    for (int i = 0; i < kFoldBatch; ++i) {
+      if (first + i >= count) break;
+      if (p.exclusive) write(slot_of(first + i), acc);
+      acc = Combine(acc, tails[i], shifts[i], p.exp_kernel);
+    }
   }
   if (p.exclusive) write(slot_of(count), acc);
   if (p.exclusive) return;
