@@ -21,8 +21,9 @@ struct RowPlaces {
 bool HopperApplies(std::initializer_list<Tensor> inputs, std::initializer_list<Tensor> outputs,
                    const SoftmaxAttentionConfig& config);
 
-/// SoftmaxAttentionForward of checked shapes with queries and keys. Scratch: 8 bytes a row of
-/// either side in whole tiles, and at most 28 bytes a tile.
+/// SoftmaxAttentionForward of checked shapes with queries and keys. Where 64 queries see a part of
+/// a tile of 128 keys, NaN or Inf in v of the others reaches them too, as 0 Inf. Scratch: 8 bytes a
+/// row of either side in whole tiles, and at most 44 bytes a tile.
 void RunHopperForward(const Context& ctx, const Tensor& y, const Tensor& lse, const Tensor& q,
                       const Tensor& k, const Tensor& v, const RowPlaces& queries,
                       const RowPlaces& keys, const SoftmaxAttentionConfig& config);

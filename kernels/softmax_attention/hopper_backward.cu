@@ -1,5 +1,6 @@
 // The backward pass on Hopper around its kernel (hopper_gradients.cu): lse and delta head by head
 // before it, the sums of dq into dq after it.
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/device_code.cuh"
@@ -94,6 +95,9 @@ void RunHopperBackward(const Context& ctx, const HopperBackward& op, const RowPl
   p.dk = Gradient(op.dk);
   p.dv = Gradient(op.dv);
   p.heads = static_cast<int>(config.num_heads);
+  // What few heads read and add to stays in L2; but more of their tiles of keys wait for each
+  // other, which costs more where tiles of queries are large.
+  p.heads_together = config.head_dim == 64 ? p.heads : std::min(p.heads, 8);
   p.scale = static_cast<float>(1 / std::sqrt(static_cast<double>(config.head_dim)));
   p.scale_log2 = p.scale * kLog2E;
   p.causal = config.causal;

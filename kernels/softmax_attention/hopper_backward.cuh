@@ -41,7 +41,7 @@ struct BackwardArgs {
   const Span* spans;      // of queries
   const Span* key_spans;  // of keys
   int* next;              // item: a tile of keys and a head
-  int heads;
+  int heads, heads_together;
   float scale, scale_log2;
   bool causal;
 };

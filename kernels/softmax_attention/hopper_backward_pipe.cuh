@@ -89,7 +89,7 @@ __device__ void LoadItems(const BackwardArgs& p, const BackwardMemory<kDim>& mem
   for (;;) {
     const int id = atomicAdd(p.next, 1);
     if (id >= p.keys.count * p.heads) break;
-    const int tile = id / p.heads, head = id % p.heads;
+    const auto [tile, head] = NthTile(id, p.keys.count, p.heads, p.heads_together);
     const Span span = p.key_spans[tile];
     if (span.count == 0) continue;
     WaitBarrier(mem.KeysFree(), (item + 1) % 2);
@@ -102,7 +102,8 @@ __device__ void LoadItems(const BackwardArgs& p, const BackwardMemory<kDim>& mem
       const bool all = AllMeet(p.queries, query, p.keys, tile, p.causal);
       WaitBarrier(mem.QueriesFree(step), mem.Turn(step) ^ 1);
       *mem.AllMeetOf(step) = all;
-      LoadPlaces(p.queries, mem.QueriesFull(step), mem.Places(step), query);
+      LoadPlaces(p.queries.places, mem.QueriesFull(step), mem.Places(step), query,
+                 Size::kQueryRows);
       hopper::ExpectBytes(mem.QueriesFull(step), Size::kQueryRows * 8);
       hopper::LoadBulk(mem.Statistics(step),
                        p.statistics + (int64_t{head} * p.queries.count + query) * Size::kQueryRows,

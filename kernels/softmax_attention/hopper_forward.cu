@@ -5,140 +5,23 @@
 // of the block's tile against tiles of 128 keys. Scores and output stay in registers: a warpgroup
 // issues the scores of the next tile and the output of this one together, and turns scores into
 // weights while products run. Warpgroups take turns to issue, so that one's exponentials overlap
-// another's products. Blocks stay on their multiprocessor and draw tiles of queries from a counter,
-// late ones first, since those see the most keys. A tile's sums are of one warpgroup in one order:
-// the result does not depend on which block draws it.
+// another's products; a tile of keys that a warpgroup sees nothing of costs it a turn, no products.
+//
+// Blocks stay on their multiprocessor and draw items, tiles of queries and heads, from a counter.
+// Causal: late queries of all heads first, since those see the most keys. Else head by head, so
+// that the keys and values in use stay in L2. A tile's sums are of one warpgroup in one order: the
+// result does not depend on which block draws it.
 #include <cmath>
 
 #include "kernels/cuda_support.h"
 #include "kernels/hopper.h"
+#include "kernels/softmax_attention/hopper_forward_pipe.cuh"
 #include "kernels/softmax_attention/hopper_softmax.cuh"
 
 namespace ela::kernels::cuda::softmax {
 namespace {
 
-struct ForwardArgs {
-  CUtensorMap q, k, v;
-  void* y;
-  float* lse;  // [Tq, H]
-  int64_t y_stride;
-  Tiles queries, keys;
-  const Span* spans;
-  int* next;  // item: a tile of queries and a head
-  int heads;
-  float scale_log2;
-  bool causal, y_is_float;
-};
-
-template <int kDim>
-struct ForwardSize {
-  static constexpr int kGroups = kDim == 64 ? 3 : 2;
-  static constexpr int kQueryRows = 64 * kGroups;
-  static constexpr int kThreads = 128 * (kGroups + 1);
-  static constexpr int kLoaderRegisters = kDim == 64 ? 32 : 40;
-  static constexpr int kRegisters = kDim == 64 ? 160 : 232;
-  static constexpr int kLaunched = kDim == 64 ? 128 : 168;
-  static constexpr int kStages = kDim == 64 ? 4 : 2;
-  static constexpr int kTile = kKeyRows * kDim * 2;
-  static constexpr int kKeys = kQueryRows * kDim * 2;
-  static constexpr int kValues = kKeys + kStages * kTile;
-  static constexpr int kPlaces = kValues + kStages * kTile;  // of keys
-  static constexpr int kInfo = kPlaces + kStages * kKeyRows * 8;
-  static constexpr int kBytes = kInfo + 256 + 1024;  // to align
-  static_assert(kBytes <= 227 * 1024);
-};
-
 #ifdef ELA_HOPPER_CODE
-
-using hopper::Arrive;
-using hopper::SharedAddress;
-using hopper::WaitBarrier;
-
-/// What the loader tells the others about an item.
-struct Item {
-  int tile, head, count;  // count of key tiles; 0: no more items
-};
-
-template <int kDim>
-struct ForwardMemory : ForwardSize<kDim> {
-  using Size = ForwardSize<kDim>;
-  unsigned char* base;
-
-  __device__ explicit ForwardMemory(unsigned char* memory)
-      : base(memory + (1024 - SharedAddress(memory) % 1024) % 1024) {}
-  __device__ unsigned char* Queries() const { return base; }
-  __device__ unsigned char* Keys(int i) const {
-    return base + Size::kKeys + i % Size::kStages * Size::kTile;
-  }
-  __device__ unsigned char* Values(int i) const {
-    return base + Size::kValues + i % Size::kStages * Size::kTile;
-  }
-  __device__ Place* Places(int i) const {
-    return reinterpret_cast<Place*>(base + Size::kPlaces) + i % Size::kStages * kKeyRows;
-  }
-  __device__ uint64_t* Barrier(int i) const {
-    return reinterpret_cast<uint64_t*>(base + Size::kInfo) + i;
-  }
-  __device__ uint64_t* QueriesFull() const { return Barrier(0); }
-  __device__ uint64_t* QueriesFree() const { return Barrier(1); }
-  __device__ uint64_t* KeysFull(int i) const { return Barrier(2 + i % Size::kStages); }
-  __device__ uint64_t* KeysFree(int i) const { return Barrier(6 + i % Size::kStages); }
-  __device__ uint64_t* ValuesFull(int i) const { return Barrier(10 + i % Size::kStages); }
-  __device__ uint64_t* ValuesFree(int i) const { return Barrier(14 + i % Size::kStages); }
-  __device__ Item* ItemOf() const { return reinterpret_cast<Item*>(Barrier(18)); }
-  /// Whether all pairs of the stage's tiles meet.
-  __device__ int* AllMeetOf(int i) const {
-    return reinterpret_cast<int*>(Barrier(20)) + i % Size::kStages;
-  }
-  /// Parity of the i-th use of a stage.
-  __device__ static int Turn(int i) { return i / Size::kStages % 2; }
-
-  __device__ void Start() const {
-    constexpr int kWarps = 4 * Size::kGroups;
-    if (threadIdx.x == 0) {
-      hopper::InitBarrier(QueriesFull(), 1);
-      hopper::InitBarrier(QueriesFree(), kWarps);
-      for (int i = 0; i < Size::kStages; ++i) {
-        hopper::InitBarrier(KeysFull(i), 2);
-        hopper::InitBarrier(KeysFree(i), kWarps);
-        hopper::InitBarrier(ValuesFull(i), 1);
-        hopper::InitBarrier(ValuesFree(i), kWarps);
-      }
-      hopper::FenceProxy();
-    }
-    __syncthreads();
-  }
-};
-
-/// By one thread.
-template <int kDim>
-__device__ void LoadItems(const ForwardArgs& p, const ForwardMemory<kDim>& mem) {
-  using Size = ForwardSize<kDim>;
-  int step = 0, item = 0;
-  for (;;) {
-    const int id = atomicAdd(p.next, 1);
-    if (id >= p.queries.count * p.heads) break;
-    const int tile = p.queries.count - 1 - id / p.heads, head = id % p.heads;
-    const Span span = p.spans[tile];
-    if (span.count == 0) continue;
-    WaitBarrier(mem.QueriesFree(), (item + 1) % 2);
-    *mem.ItemOf() = {tile, head, span.count};
-    LoadTile<Size::kQueryRows, kDim>(&p.q, mem.QueriesFull(), mem.Queries(), head, tile);
-    ++item;
-    for (int key = span.end - 1; key >= span.begin; --key, ++step) {
-      const bool all = AllMeet(p.queries, tile, p.keys, key, p.causal);
-      WaitBarrier(mem.KeysFree(step), mem.Turn(step) ^ 1);
-      *mem.AllMeetOf(step) = all;
-      LoadPlaces(p.keys, mem.KeysFull(step), mem.Places(step), key);
-      LoadTile<kKeyRows, kDim>(&p.k, mem.KeysFull(step), mem.Keys(step), head, key);
-      WaitBarrier(mem.ValuesFree(step), mem.Turn(step) ^ 1);
-      LoadTile<kKeyRows, kDim>(&p.v, mem.ValuesFull(step), mem.Values(step), head, key);
-    }
-  }
-  WaitBarrier(mem.QueriesFree(), (item + 1) % 2);
-  mem.ItemOf()->count = 0;
-  Arrive(mem.QueriesFull());
-}
 
 /// One head of 64 queries.
 template <int kDim>
@@ -146,14 +29,13 @@ struct Rows {
   float out[kDim / 2];
   Softmax softmax;
   uint32_t weights[32];
-  Place places[2];
   int row;  // first of this thread's two rows, 8 apart
 
-  __device__ Rows(const ForwardArgs& p, int tile, int group) {
+  __device__ void Start(int tile, int group) {
     const int thread = static_cast<int>(threadIdx.x) % 128;
-    row = tile * ForwardSize<kDim>::kQueryRows + 64 * group + thread / 32 * 16 + thread % 32 / 4;
-#pragma unroll
-    for (int r = 0; r < 2; ++r) places[r] = QueryPlace(p.queries, row + 8 * r, p.causal);
+    row = tile * ForwardSize<kDim>::kQueryRows + kGroupRows * group + thread / 32 * 16 +
+          thread % 32 / 4;
+    softmax = Softmax();
   }
 
   __device__ static void IssueScores(float (&s)[64], uint32_t queries, uint32_t keys) {
@@ -202,7 +84,7 @@ __device__ void StorePair(T* to, float x, float y) {
 
 /// Folds the rows into y and lse: what was seen before counts as one key of score lse and value y.
 template <class T, int kDim>
-__device__ void Write(const ForwardArgs& p, int head, const Rows<kDim>& rows) {
+__device__ void Write(const ForwardArgs& p, int head, Rows<kDim>& rows) {
   const int t = static_cast<int>(threadIdx.x) % 4;
   float seen[2];
 #pragma unroll
@@ -224,35 +106,80 @@ __device__ void Write(const ForwardArgs& p, int head, const Rows<kDim>& rows) {
     const float all = old + mine, share = mine / (all * sum), keep = old / all;
     if (t == 0) p.lse[row * p.heads + head] = before == -INFINITY ? here : largest + logf(all);
 #pragma unroll
-    for (int j = 0; j < kDim / 8; ++j) {
-      float2 pair = {rows.out[4 * j + 2 * r] * share, rows.out[4 * j + 2 * r + 1] * share};
-      if (before != -INFINITY) {
-        const float2 was = LoadPair(y + 8 * j);
-        pair.x = fmaf(keep, was.x, pair.x);
-        pair.y = fmaf(keep, was.y, pair.y);
+    for (int j = 2 * r; j < kDim / 2; j += 4) {
+      rows.out[j] *= share;
+      rows.out[j + 1] *= share;
+    }
+    if (before != -INFINITY) {
+#pragma unroll
+      for (int j = 2 * r; j < kDim / 2; j += 4) {
+        const float2 was = LoadPair(y + 2 * j - 4 * r);
+        rows.out[j] = fmaf(keep, was.x, rows.out[j]);
+        rows.out[j + 1] = fmaf(keep, was.y, rows.out[j + 1]);
       }
-      StorePair(y + 8 * j, pair.x, pair.y);
+    }
+#pragma unroll
+    for (int j = 2 * r; j < kDim / 2; j += 4) {
+      StorePair(y + 2 * j - 4 * r, rows.out[j], rows.out[j + 1]);
     }
   }
 }
 
+/// A warpgroup that computes. Steps are the block's tiles of keys, of one item after another.
 template <int kDim>
-__device__ void ComputeItems(const ForwardArgs& p, const ForwardMemory<kDim>& mem, int group) {
+class Group {
+ public:
+  __device__ Group(const ForwardArgs& args, const ForwardMemory<kDim>& memory, int index)
+      : p(args), mem(memory), group(index), turns{index} {}
+
+  __device__ void Run() {
+    if (group == Size::kGroups - 1) turns.Pass();
+    for (;; ++item) {
+      WaitBarrier(mem.QueriesFull(item), mem.ItemTurn(item));
+      const int count = Uniform(mem.ItemOf(item)->count);
+      if (count == 0) return;
+      const int begin = Uniform(mem.ItemOf(item)->begin[group]);
+      const int own = Uniform(mem.ItemOf(item)->own[group]);
+      const int head = Uniform(mem.ItemOf(item)->head);
+      PassSteps(begin);
+      if (own == 0) {
+        ArriveWarp(mem.QueriesFree(item));
+        continue;
+      }
+      Attend(own);
+      PassSteps(count - begin - own);
+      if (p.y_is_float) {
+        Write<float, kDim>(p, head, rows);
+      } else {
+        Write<__nv_bfloat16, kDim>(p, head, rows);
+      }
+    }
+  }
+
+ private:
   using Size = ForwardSize<kDim>;
-  const Turns<Size::kGroups> turns{group};
-  if (group == Size::kGroups - 1) turns.Pass();
-  const uint32_t queries = SharedAddress(mem.Queries()) + static_cast<uint32_t>(group * 64 * 128);
-  int step = 0;
-  for (int item = 0;; ++item) {
-    WaitBarrier(mem.QueriesFull(), item % 2);
-    const Item now = *mem.ItemOf();
-    const int count = Uniform(now.count);
-    if (count == 0) return;
-    Rows<kDim> rows(p, now.tile, group);
+
+  /// Tiles of keys that only other groups see.
+  __device__ void PassSteps(int count) {
+    for (int i = 0; i < count; ++i, ++step) {
+      WaitBarrier(mem.KeysFull(step), mem.Turn(step));
+      turns.Wait();
+      turns.Pass();
+      ArriveWarp(mem.KeysFree(step));
+      WaitBarrier(mem.ValuesFull(step), mem.Turn(step));
+      ArriveWarp(mem.ValuesFree(step));
+    }
+  }
+
+  /// Own tiles of keys of the item.
+  __device__ void Attend(int count) {
+    const uint32_t queries =
+        SharedAddress(mem.Queries(item)) + static_cast<uint32_t>(group * kGroupRows * 128);
+    rows.Start(Uniform(mem.ItemOf(item)->tile), group);
     float s[64];
     for (int i = 0; i < count; ++i, ++step) {
       WaitBarrier(mem.KeysFull(step), mem.Turn(step));
-      const bool all_meet = Uniform(*mem.AllMeetOf(step)) != 0;
+      const int masked = Uniform(static_cast<int>(*mem.MaskedOf(step))) >> group & 1;
       turns.Wait();
       hopper::WgmmaFence();
       Rows<kDim>::IssueScores(s, queries, SharedAddress(mem.Keys(step)));
@@ -266,9 +193,9 @@ __device__ void ComputeItems(const ForwardArgs& p, const ForwardMemory<kDim>& me
         hopper::WgmmaWait<0>();
       }
       Pin(s);
-      if (!all_meet) Mask(s, rows.places, mem.Places(step));
+      if (masked != 0) MaskScores(s);
       ArriveWarp(mem.KeysFree(step));
-      if (i == count - 1) ArriveWarp(mem.QueriesFree());
+      if (i == count - 1) ArriveWarp(mem.QueriesFree(item));
       float shrink[2];
       const bool shrinks = rows.softmax.Fold(s, p.scale_log2, shrink);
       if (i > 0) {
@@ -286,13 +213,24 @@ __device__ void ComputeItems(const ForwardArgs& p, const ForwardMemory<kDim>& me
     hopper::WgmmaWait<0>();
     Pin(rows.out);
     ArriveWarp(mem.ValuesFree(step - 1));
-    if (p.y_is_float) {
-      Write<float, kDim>(p, now.head, rows);
-    } else {
-      Write<__nv_bfloat16, kDim>(p, now.head, rows);
-    }
   }
-}
+  __device__ void MaskScores(float (&s)[64]) const {
+    Place places[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      places[r] = mem.QueryPlaces(item)[rows.row % Size::kQueryRows + 8 * r];
+      if (!p.causal) places[r].position = INT32_MAX;
+    }
+    Mask(s, places, mem.KeyPlaces(step));
+  }
+
+  const ForwardArgs& p;
+  const ForwardMemory<kDim>& mem;
+  const int group;
+  const Turns<Size::kGroups> turns;
+  Rows<kDim> rows;
+  int item = 0, step = 0;
+};
 
 #endif  // ELA_HOPPER_CODE
 
@@ -301,15 +239,15 @@ __global__ void __launch_bounds__(ForwardSize<kDim>::kThreads, 1)
     AttendOnHopper(const __grid_constant__ ForwardArgs p) {
 #ifdef ELA_HOPPER_CODE
   using Size = ForwardSize<kDim>;
-  extern __shared__ unsigned char memory[];
+  extern __shared__ __align__(1024) unsigned char memory[];
   const ForwardMemory<kDim> mem(memory);
   mem.Start();
   if (threadIdx.x < 128) {
     hopper::SetRegisters<Size::kLoaderRegisters, Size::kLaunched>();
-    if (threadIdx.x == 0) LoadItems<kDim>(p, mem);
+    if (threadIdx.x < kWarp) Loader<kDim>(p, mem).Run();
   } else {
     hopper::SetRegisters<Size::kRegisters, Size::kLaunched>();
-    ComputeItems<kDim>(p, mem, Uniform(static_cast<int>(threadIdx.x) / 128 - 1));
+    Group<kDim>(p, mem, Uniform(static_cast<int>(threadIdx.x) / 128 - 1)).Run();
   }
 #endif
 }
@@ -318,7 +256,7 @@ template <int kDim>
 void LaunchForward(const Context& ctx, ForwardArgs p, const Tensor& q, const RowPlaces& queries,
                    const RowPlaces& keys) {
   using Size = ForwardSize<kDim>;
-  p.queries = MakeTiles(ctx, queries, Size::kQueryRows, /*queries=*/true);
+  p.queries = MakeTiles(ctx, queries, kGroupRows, /*queries=*/true, Size::kGroups);
   p.keys = MakeTiles(ctx, keys, kKeyRows, /*queries=*/false);
   p.spans = FindSpans(ctx, p.queries, p.keys, p.causal);
   p.q = TensorMapOf(q, Size::kQueryRows);
@@ -346,6 +284,7 @@ void RunHopperForward(const Context& ctx, const Tensor& y, const Tensor& lse, co
   p.heads = static_cast<int>(config.num_heads);
   p.scale_log2 = static_cast<float>(1 / std::sqrt(static_cast<double>(config.head_dim))) * kLog2E;
   p.causal = config.causal;
+  p.heads_together = config.causal ? p.heads : 1;
   ELA_CUDA_CHECK(cudaMemsetAsync(p.next, 0, sizeof(int), StreamOf(ctx)));
   if (config.head_dim == 64) {
     LaunchForward<64>(ctx, p, q, queries, keys);

@@ -19,7 +19,7 @@ __global__ void PackPlaces(Place* packed, Range* ranges, RowPlaces from, int til
                            int32_t absent) {
   const int tile = TileOf();
   if (tile >= tiles) return;
-  Range range = {INT32_MAX, INT32_MIN, INT32_MAX, INT32_MIN};
+  Range range = {INT32_MAX, INT32_MIN, INT32_MAX, INT32_MIN, INT64_MAX, INT64_MIN};
   for (int i = LaneOf(); i < rows; i += kWarp) {
     const int64_t row = static_cast<int64_t>(tile) * rows + i;
     const bool there = row < from.count;
@@ -30,11 +30,21 @@ __global__ void PackPlaces(Place* packed, Range* ranges, RowPlaces from, int til
     range.last_document = max(range.last_document, place.document);
     range.first_position = min(range.first_position, place.position);
     range.last_position = max(range.last_position, place.position);
+    const int64_t order = (int64_t{place.document} << 32) + place.position;
+    range.first = min(range.first, order);
+    range.last = max(range.last, order);
   }
   range = {__reduce_min_sync(kAllLanes, range.first_document),
            __reduce_max_sync(kAllLanes, range.last_document),
            __reduce_min_sync(kAllLanes, range.first_position),
-           __reduce_max_sync(kAllLanes, range.last_position)};
+           __reduce_max_sync(kAllLanes, range.last_position),
+           range.first,
+           range.last};
+#pragma unroll
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+    range.first = min(range.first, __shfl_xor_sync(kAllLanes, range.first, offset));
+    range.last = max(range.last, __shfl_xor_sync(kAllLanes, range.last, offset));
+  }
   if (LaneOf() == 0) ranges[tile] = range;
 }
 
@@ -59,7 +69,7 @@ __global__ void SpansOfQueries(Span* spans, Tiles queries, Tiles keys, bool caus
   Span span = SpanOf(keys.count, [&](int other) {
     const Range k = keys.ranges[other];
     return q.first_document <= k.last_document && k.first_document <= q.last_document &&
-           (!causal || k.first_position <= q.last_position);
+           (!causal || (k.first_position <= q.last_position && k.first <= q.last));
   });
   span.count = max(span.end - span.begin, 0);
   if (LaneOf() == 0) spans[tile] = span;
@@ -87,8 +97,9 @@ bool HopperApplies(std::initializer_list<Tensor> inputs, std::initializer_list<T
          std::all_of(outputs.begin(), outputs.end(), HasPairs) && IsHopper();
 }
 
-Tiles MakeTiles(const Context& ctx, const RowPlaces& places, int rows, bool queries) {
-  const auto count = static_cast<int32_t>(CeilDiv(places.count, rows));
+Tiles MakeTiles(const Context& ctx, const RowPlaces& places, int rows, bool queries, int together) {
+  const auto count =
+      static_cast<int32_t>(CeilDiv(places.count, int64_t{rows} * together) * together);
   auto* packed = TakeScratch<Place>(ctx, int64_t{count} * rows);
   auto* ranges = TakeScratch<Range>(ctx, count);
   PackPlaces<<<Blocks(count), kWarpsPerBlock * kWarp, 0, StreamOf(ctx)>>>(

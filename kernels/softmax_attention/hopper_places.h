@@ -24,6 +24,7 @@ struct alignas(8) Place {
 /// What the rows of a tile span.
 struct alignas(16) Range {
   int32_t first_document, last_document, first_position, last_position;
+  int64_t first, last;  // in order of document, then position: document 2^32 + position
 };
 
 /// Tiles of the other side within [begin, end): all of them, where they are of keys.
@@ -51,8 +52,10 @@ __device__ inline bool AllMeet(const Tiles& queries, int query_tile, const Tiles
          q.first_document == q.last_document && (!causal || k.last_position <= q.first_position);
 }
 
-/// In scratch memory; `queries`: which side, for what rows past the end meet.
-Tiles MakeTiles(const Context& ctx, const RowPlaces& places, int rows, bool queries);
+/// In scratch memory, a multiple of `together` tiles; `queries`: which side, for what rows past the
+/// end meet.
+Tiles MakeTiles(const Context& ctx, const RowPlaces& places, int rows, bool queries,
+                int together = 1);
 
 /// Of each tile of queries. In scratch memory.
 Span* FindSpans(const Context& ctx, const Tiles& queries, const Tiles& keys, bool causal);

@@ -13,6 +13,17 @@ namespace ela::kernels::cuda::softmax {
 
 #ifdef ELA_HOPPER_CODE
 
+struct TileOfHead {
+  int tile, head;
+};
+
+/// The i-th of all tiles of all heads: tile by tile of `together` heads, then of the next ones.
+__device__ inline TileOfHead NthTile(int i, int tiles, int heads, int together) {
+  const int first = i / (tiles * together) * together, rest = i % (tiles * together);
+  const int part = min(together, heads - first);
+  return {rest / part, first + rest % part};
+}
+
 /// A tile of `kRows` rows at a byte address, as products take it.
 template <int kRows>
 class Operand {
@@ -112,11 +123,12 @@ __device__ inline void LoadTile(const CUtensorMap* map, uint64_t* loaded, unsign
   }
 }
 
-/// Loads the places of a tile; by one thread.
-__device__ inline void LoadPlaces(const Tiles& tiles, uint64_t* loaded, Place* to, int tile) {
-  const int bytes = tiles.rows * static_cast<int>(sizeof(Place));
+/// Loads the places of a tile of `rows`; by one thread.
+__device__ inline void LoadPlaces(const Place* places, uint64_t* loaded, Place* to, int tile,
+                                  int rows) {
+  const int bytes = rows * static_cast<int>(sizeof(Place));
   hopper::ExpectBytes(loaded, bytes);
-  hopper::LoadBulk(to, tiles.places + int64_t{tile} * tiles.rows, bytes, loaded);
+  hopper::LoadBulk(to, places + int64_t{tile} * rows, bytes, loaded);
 }
 
 __device__ inline bool Meet(Place query, int32_t key_document, int32_t key_position) {

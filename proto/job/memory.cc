@@ -254,7 +254,7 @@ int64_t SoftmaxDeviceWork(const Sizes& s) {
   if (s.element != 2 || (head_dim != 64 && head_dim != 128)) return 2 * Block(tiles(32), 16);
   const int64_t key_tile = 128, query_tile = head_dim == 64 ? 128 : 64;
   const auto places = [&](int64_t rows) {
-    return Block(tiles(rows) * rows, 8) + Block(tiles(rows), 16) + Block(tiles(rows), 12);
+    return Block(tiles(rows) * rows, 8) + Block(tiles(rows), 32) + Block(tiles(rows), 12);
   };
   const int64_t padded = tiles(query_tile) * query_tile;
   return places(query_tile) + places(key_tile) + Block(padded * heads, 8) +

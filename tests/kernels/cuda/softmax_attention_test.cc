@@ -172,6 +172,12 @@ TEST_F(SoftmaxAttentionOnCuda, IsRightForMoreTilesThanBlocks) {
   }
 }
 
+TEST_F(SoftmaxAttentionOnCuda, IsRightForManyHeads) {
+  for (const bool causal : {true, false}) {
+    ExpectRight(Places::Of(2, 150, {70}), 11, 128, causal, "11 heads");
+  }
+}
+
 TEST_F(SoftmaxAttentionOnCuda, IsRightForRowsInAnyOrder) {
   Places places = Places::Of(3, 130, {50});
   for (size_t i = 0; i < 195; i += 2) {
@@ -194,6 +200,22 @@ TEST_F(SoftmaxAttentionOnCuda, SurvivesLargeScores) {
     device.Backward();
     for (const auto& output : device.Outputs()) {
       for (const double x : output) ASSERT_TRUE(std::isfinite(x));
+    }
+  }
+}
+
+TEST_F(SoftmaxAttentionOnCuda, FollowsScoresThatGrowFromTileToTile) {
+  for (const int64_t dim : {64, 128}) {
+    for (const bool late : {true, false}) {
+      SoftmaxOracle oracle(Places::Of(1, 700), 1, dim, false);
+      for (size_t i = 0; i < oracle.k.size(); ++i) {
+        const auto part = static_cast<int>(i / static_cast<size_t>(100 * dim));
+        oracle.k[i] = std::ldexp(oracle.k[i], late ? part : 6 - part);
+      }
+      oracle.Solve();
+      OnDevice device(oracle);
+      device.Forward();
+      EXPECT_LE(RmsError(device.y().Get(), oracle.y, {}), kForward) << dim << late;
     }
   }
 }
