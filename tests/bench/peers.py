@@ -44,16 +44,15 @@ class Timer:
         self.torch, self.runs = torch, runs
 
     def seconds(self, work):
-        times = []
-        for i in range(-3, self.runs):
-            begin, end = (self.torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
+        # Without a pause, as ela_cuda_bench measures: a card that rests between runs is faster.
+        moments = []
+        for _ in range(3 + self.runs):
+            moments.append([self.torch.cuda.Event(enable_timing=True) for _ in range(2)])
+            moments[-1][0].record()
             work()
-            end.record()
-            end.synchronize()
-            if i >= 0:
-                times.append(begin.elapsed_time(end) * 1e-3)
-        return statistics.median(times)
+            moments[-1][1].record()
+        self.torch.cuda.synchronize()
+        return statistics.median(a.elapsed_time(b) * 1e-3 for a, b in moments[3:])
 
     def forward_backward(self, attend, inputs):
         """Seconds forward and backward of attend(*inputs), or why there are none."""

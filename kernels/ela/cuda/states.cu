@@ -65,12 +65,13 @@ __global__ void Export(const ExportArgs p) {
   const int64_t b = max(edges.first, edges.last), h = blockIdx.y;
   const int64_t at = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (at >= p.layout.size) return;
-  float x = p.slots[(chain.first_slot * static_cast<int64_t>(p.heads) + h) * p.layout.size + at];
-  if (at == p.layout.shift) {
+  float x = 0.0f;  // padding
+  if (at < p.layout.shift) {
+    x = p.slots[(chain.first_slot * static_cast<int64_t>(p.heads) + h) * p.layout.size + at];
+  } else if (at == p.layout.shift) {
     const int64_t* begin = p.plan.span_begin + chain.span;
     x = p.plan.log_decay[h] * static_cast<float>(begin[1] - begin[0]);
   }
-  if (at > p.layout.shift) x = 0.0f;  // padding
   p.states[(b * p.heads + h) * p.layout.size + at] = x;
 }
 
