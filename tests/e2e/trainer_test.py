@@ -94,6 +94,10 @@ class Trainer(harness.TestCase):
         self.assertRegex(done.stderr, r"the job needs \d+\.\d\d GiB on this machine \(2 ranks of .*"
                          r"training\.micro_batch_size: \d+ would fit, or "
                          r"training\.micro_batch_size: \d+ with training\.recompute: true")
+        done = self.train(job, self.folder / "run", "--set",
+                          "training.global_batch_size=1048576", "--set", "training.recompute=true",
+                          check=93)
+        self.assertRegex(done.stderr, r"available: training\.micro_batch_size: \d+ would fit\n")
         done = self.train(job, self.folder / "run", "--set", "data.seq_len=1073741824", check=93)
         self.assertIn("not even sequences one at a time", done.stderr)
 

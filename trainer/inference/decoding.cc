@@ -48,13 +48,15 @@ absl::Status DoesNotFit(const LoadedModel& model, int64_t samples, int64_t token
                         int64_t free, int64_t samples_that_fit) {
   constexpr double kGiB = 1 << 30;
   const bool card = model.context().ctx.device != nullptr;
-  std::string instead =
-      absl::StrCat(samples_that_fit, samples_that_fit == 1 ? " sample" : " samples");
-  if (samples_that_fit == 0) instead = card ? "a shorter text or --device cpu" : "a shorter text";
-  return absl::ResourceExhaustedError(absl::StrFormat(
-      "%d samples of %d tokens need %.2f GiB more on the %s, %.2f GiB are free: %s would fit",
-      samples, tokens, static_cast<double>(needed) / kGiB, card ? "card" : "machine",
-      static_cast<double>(free) / kGiB, instead));
+  const auto count = [](int64_t n) { return absl::StrCat(n, n == 1 ? " sample" : " samples"); };
+  std::string instead = absl::StrCat(count(samples_that_fit), " would fit");
+  if (samples_that_fit == 0) {
+    instead = card ? "try a shorter text or --device cpu" : "try a shorter text";
+  }
+  return absl::ResourceExhaustedError(
+      absl::StrFormat("%s of %d tokens need %.2f GiB more on the %s, %.2f GiB are free: %s",
+                      count(samples), tokens, static_cast<double>(needed) / kGiB,
+                      card ? "card" : "machine", static_cast<double>(free) / kGiB, instead));
 }
 
 }  // namespace

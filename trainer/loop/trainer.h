@@ -68,6 +68,7 @@ class Trainer {
   absl::Status Prepare();
   absl::Status PrepareFolder();
   absl::Status CheckMemory();
+  absl::StatusOr<int64_t> RanksOnCard() const;
   absl::StatusOr<int64_t> FewestRecomputedLayers(int64_t available) const;
   absl::Status OpenData();
   absl::Status CheckSources(const std::vector<data::Source>& sources);

@@ -31,18 +31,25 @@ constexpr double kGiB = 1 << 30;
 constexpr int64_t kLeastLeftOnCard = int64_t{2} << 30;
 
 std::string WhatWouldFit(v1::TrainingJob job, bool on_card, int64_t bytes) {
-  const int64_t kept = job::LargestMicroBatch(job, on_card, bytes);
-  job.mutable_spec()->mutable_training()->set_recompute(true);
-  job.mutable_spec()->mutable_training()->clear_recompute_layers();
-  const int64_t recomputed = job::LargestMicroBatch(job, on_card, bytes);
-  if (recomputed == 0) {
-    return "not even sequences one at a time with training.recompute: true would fit; lower "
-           "data.seq_len, or share sequences among more ranks (parallelism.sequence)";
+  const auto largest = [&] {
+    const int64_t size = job::LargestMicroBatch(job, on_card, bytes);
+    return size == 0 ? "" : absl::StrCat("training.micro_batch_size: ", size);
+  };
+  v1::TrainingSpec& training = *job.mutable_spec()->mutable_training();
+  const char* const none =
+      "not even sequences one at a time with training.recompute: true would fit; lower "
+      "data.seq_len, or share sequences among more ranks (parallelism.sequence)";
+  const std::string kept = largest();
+  if (job::RecomputedLayers(job.spec()) == job.spec().model().num_layers()) {
+    return kept.empty() ? none : kept + " would fit";
   }
-  const std::string again =
-      absl::StrCat("training.micro_batch_size: ", recomputed, " with training.recompute: true");
-  return kept == 0 ? absl::StrCat(again, " would fit")
-                   : absl::StrCat("training.micro_batch_size: ", kept, " would fit, or ", again);
+  const char* const without =
+      training.has_recompute_layers() ? " and without training.recompute_layers" : "";
+  training.set_recompute(true);
+  training.clear_recompute_layers();
+  if (largest().empty()) return none;
+  const std::string again = absl::StrCat(largest(), " with training.recompute: true", without);
+  return kept.empty() ? again + " would fit" : kept + " would fit, or " + again;
 }
 
 absl::StatusOr<std::shared_ptr<spdlog::logger>> OpenLog(const std::string& path, bool on_stderr) {
@@ -124,13 +131,18 @@ absl::Status Trainer::PrepareFolder() {
 }
 
 absl::Status Trainer::CheckMemory() {
-  // Ranks that share a card each see what the others have left.
   const bool on_card = options_.device != nullptr;
-  const int64_t available =
+  int64_t available =
       on_card ? static_cast<int64_t>(options_.device->free_bytes()) : AvailableMemory();
+  if (on_card) {
+    ELA_ASSIGN_OR_RETURN(const int64_t sharing, RanksOnCard());
+    available /= sharing;
+  }
   v1::TrainingJob placed = job_;
   recompute_layers_ = job::RecomputedLayers(spec());
-  if (on_card && spec().training().recompute() && !spec().training().has_recompute_layers()) {
+  // What experts on several ranks are sent depends on the data: no plan of it may fill the card.
+  if (on_card && spec().training().recompute() && !spec().training().has_recompute_layers() &&
+      spec().parallelism().expert() == 1) {
     ELA_ASSIGN_OR_RETURN(recompute_layers_, FewestRecomputedLayers(available));
     placed.mutable_spec()->mutable_training()->set_recompute_layers(recompute_layers_);
   }
@@ -152,13 +164,17 @@ absl::Status Trainer::CheckMemory() {
   return AgreeOk(*world_, mine);
 }
 
+// More than this one only where NCCL is told that they are different hosts.
+absl::StatusOr<int64_t> Trainer::RanksOnCard() const {
+  const std::string mine = absl::StrCat(HostName(), " ", options_.device->bus_id());
+  ELA_ASSIGN_OR_RETURN(const std::vector<std::string> all, GatherStrings(*world_, mine));
+  return std::count(all.begin(), all.end(), mine);
+}
+
 // Recomputing is collective where sequences are sharded: all ranks recompute the same layers.
 absl::StatusOr<int64_t> Trainer::FewestRecomputedLayers(int64_t available) const {
-  const int cards = kernels::NumCudaDevices();
-  const int64_t sharing = (options_.local_ranks + cards - 1) / cards;
-  const int64_t mine = available / sharing;
-  const int64_t layers = job::FewestRecomputedLayers(job_, /*on_device=*/true,
-                                                     mine - std::max(kLeastLeftOnCard, mine / 16));
+  const int64_t layers = job::FewestRecomputedLayers(
+      job_, /*on_device=*/true, available - std::max(kLeastLeftOnCard, available / 16));
   std::vector<int64_t> all(static_cast<size_t>(world_->size()));
   ELA_RETURN_IF_ERROR(world_->AllGather(all.data(), &layers, sizeof layers));
   return *std::max_element(all.begin(), all.end());

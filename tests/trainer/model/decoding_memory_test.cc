@@ -70,7 +70,7 @@ TEST(DecodingMemory, TheRefusalSaysHowManySamplesFit) {
   EXPECT_THAT(std::string(many.status().message()), HasSubstr(": 5 samples would fit"));
   free = LeastFree(1) - 1;
   const auto one = Decoding::Start(model.get(), Prompt(37), {.samples = 1});
-  EXPECT_THAT(std::string(one.status().message()), HasSubstr(": a shorter text would fit"));
+  EXPECT_THAT(std::string(one.status().message()), HasSubstr(": try a shorter text"));
 }
 
 TEST(DecodingMemory, EveryRankRefusesWhatTheLastOneCannotHold) {
