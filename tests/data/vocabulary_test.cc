@@ -4,12 +4,12 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
-#include <filesystem>
 #include <fstream>
 
 #include "data/loader.h"
 #include "data/shards/shard_writer.h"
 #include "tests/data/support/byte_level.h"
+#include "tests/data/support/corpus.h"
 
 namespace ela::data {
 namespace {
@@ -18,18 +18,15 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
-class VocabularyTest : public ::testing::Test {
+class VocabularyTest : public testing::TempFolder {
  protected:
   VocabularyTest() {
-    std::filesystem::remove_all(folder_);
-    std::filesystem::create_directories(folder_);
     std::ofstream(folder_ + "/tokenizer.json") << testing::MakeByteLevelFile({"aa ab aa"}, 4).json;
     tokenizer_ = *LoadTokenizer(folder_ + "/tokenizer.json");
     spec_.mutable_tokenizer()->set_path(folder_ + "/tokenizer.json");
     spec_.mutable_model()->set_vocab_size(tokenizer_->vocab_size());
     spec_.mutable_data()->add_train()->set_path(Shards("train", tokenizer_->vocab_size()));
   }
-  ~VocabularyTest() override { std::filesystem::remove_all(folder_); }
 
   std::string Shards(const std::string& name, int64_t vocab_size, std::string hash = "") {
     if (hash.empty()) hash = tokenizer_->hash();
@@ -51,7 +48,6 @@ class VocabularyTest : public ::testing::Test {
     return std::string(Loader::Open(options).status().message());
   }
 
-  const std::string folder_ = ::testing::TempDir() + "/vocabulary_test";
   std::unique_ptr<Tokenizer> tokenizer_;
   v1::JobSpec spec_;
 };

@@ -1,9 +1,11 @@
 #include "trainer/loop/machine.h"
 
 #include <gtest/gtest.h>
+#include <stdlib.h>
 
 #include <filesystem>
 #include <fstream>
+#include <string>
 
 namespace ela::trainer {
 namespace {
@@ -11,13 +13,16 @@ namespace {
 /// The files that a machine and its control group would show.
 class Memory : public ::testing::Test {
  protected:
-  Memory() { std::filesystem::remove_all(root_); }
+  Memory() {
+    std::string pattern = ::testing::TempDir() + "machine-XXXXXX";
+    root_ = mkdtemp(pattern.data());
+  }
   ~Memory() override { std::filesystem::remove_all(root_); }
   void Write(const std::string& path, const std::string& text) {
     std::filesystem::create_directories(std::filesystem::path(root_ + path).parent_path());
     std::ofstream(root_ + path) << text;
   }
-  const std::string root_ = ::testing::TempDir() + "/machine_test";
+  std::string root_;
 };
 
 TEST_F(Memory, IsUnknownWhereNothingTellsIt) { EXPECT_EQ(AvailableMemory(root_), 0); }
