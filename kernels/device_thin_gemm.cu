@@ -25,7 +25,7 @@ __global__ void ThinProduct(Rows<C> c, Rows<const C> added, Rows<const T> a, Row
                             int64_t n, int k) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp;
   LetNextStart();
-  if (row < n) Prefetch(b[row], k);  // weights, which nothing before in the stream is writing
+  if (row < n) Prefetch(b[row], k);  // weights, as a rule; the cache is the same for all
   AwaitEarlier();
   if (row >= n) return;
   const T* from[kCount];

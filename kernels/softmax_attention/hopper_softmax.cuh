@@ -24,6 +24,7 @@ struct Turns {
 
 /// The softmax so far of this thread's two rows, kept online: weights are 2^(scale (s - base)). The
 /// base need not be the largest score, only near enough: bf16 and float hold weights up to 2^127.
+/// They may reach 2^60, and sums of weights times v are finite where |v| is below 2^60.
 /// So the largest score is searched for only where one may lie above the base by kRoom powers of
 /// two, which the sum of squares tells: units other than those that products slow down add it up.
 /// A row's base depends on its own scores alone. `sum` is of the thread's own columns.

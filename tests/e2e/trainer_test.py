@@ -98,6 +98,9 @@ class Trainer(harness.TestCase):
                           "training.global_batch_size=1048576", "--set", "training.recompute=true",
                           check=93)
         self.assertRegex(done.stderr, r"available: training\.micro_batch_size: \d+ would fit\n")
+        done = self.train(job, self.folder / "run", "--set", "model.num_layers=1024", "--set",
+                          "model.moe.intermediate_size=1048576", check=93)
+        self.assertIn("beside the model's parameters", done.stderr)
         done = self.train(job, self.folder / "run", "--set", "data.seq_len=1073741824", check=93)
         self.assertIn("not even sequences one at a time", done.stderr)
 

@@ -36,6 +36,11 @@ std::string WhatWouldFit(v1::TrainingJob job, bool on_card, int64_t bytes) {
     return size == 0 ? "" : absl::StrCat("training.micro_batch_size: ", size);
   };
   v1::TrainingSpec& training = *job.mutable_spec()->mutable_training();
+  const job::MemoryPlan plan = job::PlanMemory(job, on_card);
+  if (plan.parameters + plan.gradients + plan.optimizer > bytes) {
+    return "no micro-batch would fit beside the model's parameters, gradients and optimizer state; "
+           "share the optimizer among more ranks, or train a smaller model";
+  }
   const char* const none =
       "not even sequences one at a time with training.recompute: true would fit; lower "
       "data.seq_len, or share sequences among more ranks (parallelism.sequence)";
@@ -47,8 +52,9 @@ std::string WhatWouldFit(v1::TrainingJob job, bool on_card, int64_t bytes) {
       training.has_recompute_layers() ? " and without training.recompute_layers" : "";
   training.set_recompute(true);
   training.clear_recompute_layers();
-  if (largest().empty()) return none;
-  const std::string again = absl::StrCat(largest(), " with training.recompute: true", without);
+  std::string again = largest();
+  if (again.empty()) return none;
+  absl::StrAppend(&again, " with training.recompute: true", without);
   return kept.empty() ? again + " would fit" : kept + " would fit, or " + again;
 }
 
@@ -132,25 +138,24 @@ absl::Status Trainer::PrepareFolder() {
 
 absl::Status Trainer::CheckMemory() {
   const bool on_card = options_.device != nullptr;
-  int64_t available =
+  const int64_t available =
       on_card ? static_cast<int64_t>(options_.device->free_bytes()) : AvailableMemory();
+  int64_t ranks = options_.local_ranks;
   if (on_card) {
-    ELA_ASSIGN_OR_RETURN(const int64_t sharing, RanksOnCard());
-    available /= sharing;
+    ELA_ASSIGN_OR_RETURN(ranks, RanksOnCard());
   }
   v1::TrainingJob placed = job_;
   recompute_layers_ = job::RecomputedLayers(spec());
   // What experts on several ranks are sent depends on the data: no plan of it may fill the card.
   if (on_card && spec().training().recompute() && !spec().training().has_recompute_layers() &&
       spec().parallelism().expert() == 1) {
-    ELA_ASSIGN_OR_RETURN(recompute_layers_, FewestRecomputedLayers(available));
+    ELA_ASSIGN_OR_RETURN(recompute_layers_, FewestRecomputedLayers(available / ranks));
     placed.mutable_spec()->mutable_training()->set_recompute_layers(recompute_layers_);
   }
   plan_ = job::PlanMemory(placed, on_card);
-  const int64_t ranks = on_card ? 1 : options_.local_ranks;
   const int64_t needed = ranks * plan_.taken(on_card);
   absl::Status mine;
-  if (available > 0 && needed > available) {
+  if ((on_card || available > 0) && needed > available) {  // 0 of the host's: unknown
     mine = absl::InvalidArgumentError(absl::StrFormat(
         "the job needs %.2f GiB on this %s (%d ranks of %.2f GiB), %.2f GiB are available: %s",
         static_cast<double>(needed) / kGiB, on_card ? "card" : "machine", ranks,
@@ -164,7 +169,7 @@ absl::Status Trainer::CheckMemory() {
   return AgreeOk(*world_, mine);
 }
 
-// More than this one only where NCCL is told that they are different hosts.
+// More than this one only where NCCL takes them for ranks of different hosts.
 absl::StatusOr<int64_t> Trainer::RanksOnCard() const {
   const std::string mine = absl::StrCat(HostName(), " ", options_.device->bus_id());
   ELA_ASSIGN_OR_RETURN(const std::vector<std::string> all, GatherStrings(*world_, mine));
