@@ -330,6 +330,12 @@ __device__ inline void StoreTransposed(uint32_t panel, int warp, int s, const ui
                : "memory");
 }
 
+/// A warp's matrix [8][8], two elements of a row a lane (row lane / 4), transposed.
+__device__ inline uint32_t Transpose(uint32_t pair) {
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %0;" : "+r"(pair));
+  return pair;
+}
+
 __device__ inline void StoreShared(uint32_t at, uint32_t x) {
   asm volatile("st.shared.b32 [%0], %1;" ::"r"(at), "r"(x) : "memory");
 }

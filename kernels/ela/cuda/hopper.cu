@@ -95,6 +95,7 @@ int64_t HopperBlocks(const Context& ctx, const ElaConfig& config) {
 
 void RunHopperStates(const Context& ctx, const HopperStates& op, const DevicePlan& plan,
                      float* states, const ElaConfig& config) {
+  if (plan.num_items == 0) return;  // a tensor map has rows
   hopper::StatesArgs args;
   args.walk = WalkOf(plan, states, config);
   args.keys = MapOf(op.keys);

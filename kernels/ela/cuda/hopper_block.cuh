@@ -14,7 +14,7 @@ struct MemorySize {
   static constexpr int kState = kStages * kTiles * kTile;   // a copy of S
   static constexpr int kHalves = kState + kPanels * kTile;  // of the normaliser
   static constexpr int kGauges = kHalves + kPanels * kNarrowBytes;
-  static constexpr int kRows = kGauges + 3 * 64 * kPanels * 4;  // four arrays of 64
+  static constexpr int kRows = kGauges + 2 * 64 * kPanels * 4;  // four arrays of 64
   static constexpr int kBarriers = kRows + 4 * kTileRows * 4;
   static constexpr int kEnd = kBarriers + 64;
   static constexpr int kBytes = kEnd + 1024;  // to align
@@ -41,7 +41,7 @@ struct Memory : MemorySize<kPanels, kTiles> {
   }
   __device__ Gauges BlockGauges() const {
     float* at = reinterpret_cast<float*>(base + Size::kGauges);
-    return {at, at + 64 * kPanels, at + 2 * 64 * kPanels};
+    return {at, at + 64 * kPanels};
   }
   __device__ unsigned char* Halves() const { return base + Size::kHalves; }
   __device__ float* RowValues(int i) const {
@@ -91,10 +91,6 @@ __device__ inline void ArriveWarp(uint64_t* barrier) {
   __syncwarp();
   if (threadIdx.x % 32u == 0) Arrive(barrier);
 }
-
-/// Named barrier of a carrier, and of all of them.
-__device__ inline int CarrierBarrier(int carrier) { return kWeigherBarrier + 1 + carrier; }
-inline constexpr int kCarriersBarrier = kWeigherBarrier + 3;
 
 /// The thread's warpgroup; from one lane, so that what depends on it is compiled as uniform.
 __device__ inline int Role() {
@@ -147,44 +143,9 @@ __device__ inline void ScaleRows(float low, float high, float (&s)[32]) {
   }
 }
 
-/// Brings the state into the chunk's gauge.
-template <int kPanels>
-__device__ void ShrinkState(const Gauges& gauges, const Place& at, float (&s)[kPanels][32]) {
-#pragma unroll
-  for (int i = 0; i < kPanels; ++i) {
-    ScaleRows(gauges.shrink[64 * i + at.row], gauges.shrink[64 * i + at.row + 8], s[i]);
-  }
-}
-
-/// u = weights^T values over the rows of a chunk; starts it only.
-__device__ inline void UpdatePanel(uint32_t weights, uint32_t values, float (&u)[32]) {
-#pragma unroll
-  for (int s = 0; s < 4; ++s) {
-    WgmmaShared<true, true>(u, MnMajor(weights, s), MnMajor(values, s), s > 0);
-  }
-}
-
 __device__ inline void AddPanel(float (&s)[32], const float (&u)[32]) {
 #pragma unroll
   for (int j = 0; j < 32; ++j) s[j] += u[j];
-}
-
-/// s[i] += weights^T values over the rows of a chunk, for panels pitches apart, through u, in which
-/// UpdatePanel has started the first.
-template <int kPanels>
-__device__ void AddUpdates(uint32_t weights, uint32_t weights_pitch, uint32_t values,
-                           uint32_t values_pitch, float (&u)[32], float (&s)[kPanels][32]) {
-#pragma unroll
-  for (int i = 0; i < kPanels; ++i) {
-    WgmmaWait<0>();
-    AddPanel(s[i], u);
-    if (i + 1 == kPanels) break;
-    weights += weights_pitch;
-    values += values_pitch;
-    WgmmaFence();
-    UpdatePanel(weights, values, u);
-    WgmmaCommit();
-  }
 }
 
 /// What of an accumulator [64][64] lies on the diagonal and below (kUpper: above) it, as masks of
@@ -211,31 +172,6 @@ struct TriangleMask {
     for (int i = 0; i < 4; ++i) a[i] &= masks[2 * s + i / 2 - i % 2 + 1];
   }
 };
-
-/// Weights of the window's rows, in A fragments, over what they were made from.
-template <int kPanels>
-__device__ void StoreFragments(uint32_t tile, const Place& at, const Window& window,
-                               const uint32_t (&a)[4 * kPanels][4]) {
-  __syncwarp();  // other lanes load what this one overwrites
-  if (window.begin == 0 && window.end == kTileRows) {
-#pragma unroll
-    for (int s = 0; s < 4 * kPanels; ++s) StoreFragment(tile, at.warp, s, a[s]);
-    return;
-  }
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const int row = at.row + 8 * i;
-    if (!window.Holds(row)) continue;
-#pragma unroll
-    for (int s = 0; s < 4 * kPanels; ++s) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        StoreShared(tile + static_cast<uint32_t>(ChunkOffset(row, 2 * s + half) + 4 * at.t),
-                    a[s][2 * half + i]);
-      }
-    }
-  }
-}
 
 /// The window's rows of an accumulator, rounded to bf16, to 64 columns of global rows. Lanes
 /// exchange pairs so that a quad writes 32 bytes at once.

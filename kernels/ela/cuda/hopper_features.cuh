@@ -15,8 +15,10 @@ namespace ela::kernels::cuda::hopper {
 // Where decay alone raises a gauge, in its frame, by more than the first and less than the second
 // within a step, the gauge is expected to rise with it.
 inline constexpr float kLeastAdvance = 0.0f, kMostAdvance = 40.0f;
-// Below that a normaliser says that such a gauge has run ahead of the keys.
+// Below that a normaliser, or of gradients the largest weight, says that such a gauge has run ahead
+// of the keys.
 inline constexpr float kLeastNormaliser = 0x1p-20f;
+inline constexpr uint32_t kLeastReach = 0x35803580u;  // two of 2^-20
 
 /// Shifts of the tokens of a tile, base 2, and their parts in the normaliser: none, 1. Of tokens
 /// 16 s + 8 half + 2 t and the next, in a quad's thread t.
@@ -36,18 +38,23 @@ struct DecayedRows : FlatRows {
     return {x, x + slope};
   }
 };
-/// Of queries as keys: less lse, and of -delta in the normaliser.
-struct GradientRows : DecayedRows {
-  static constexpr bool kWeighs = true;
-  const float2 *lse, *minus_delta;  // of token 2 t
-  __device__ GradientRows(const float* l, const float* d, float first, float each)
-      : DecayedRows(first, each),
-        lse(reinterpret_cast<const float2*>(l) + threadIdx.x % 4u),
-        minus_delta(reinterpret_cast<const float2*>(d) + threadIdx.x % 4u) {}
+/// Of queries: less lse.
+struct ShiftedRows : DecayedRows {
+  const float2* lse;  // of token 2 t
+  __device__ ShiftedRows(const float* l, float first, float each)
+      : DecayedRows(first, each), lse(reinterpret_cast<const float2*>(l) + threadIdx.x % 4u) {}
   __device__ float2 Shift(int s, int half) const {
     const float2 x = DecayedRows::Shift(s, half), l = lse[8 * s + 4 * half];
     return {fmaf(-kLog2E, l.x, x.x), fmaf(-kLog2E, l.y, x.y)};
   }
+};
+/// Of queries as keys: parts of -delta in the normaliser.
+struct GradientRows : ShiftedRows {
+  static constexpr bool kWeighs = true;
+  const float2* minus_delta;  // of token 2 t
+  __device__ GradientRows(const float* l, const float* d, float first, float each)
+      : ShiftedRows(l, first, each),
+        minus_delta(reinterpret_cast<const float2*>(d) + threadIdx.x % 4u) {}
   __device__ float2 Extra(int s, int half) const { return minus_delta[8 * s + 4 * half]; }
 };
 
@@ -60,10 +67,17 @@ struct Keys {
     return 16 * s + 8 * half + static_cast<int>(threadIdx.x % 4u * 2u);
   }
 
-  /// Tokens outside the window as keys of weight zero.
-  __device__ void Load(uint32_t panel, int warp, const Window& window) {
+  /// Tokens outside the window as keys of weight zero; the others saturated where asked for.
+  __device__ void Load(uint32_t panel, int warp, const Window& window, bool saturate) {
 #pragma unroll
     for (int s = 0; s < 4; ++s) LoadTransposed(a[s], panel, warp, s);
+    if (saturate) {
+#pragma unroll
+      for (int s = 0; s < 4; ++s) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) a[s][i] = Saturate2(a[s][i]);
+      }
+    }
     if (window.begin == 0 && window.end == kTileRows) return;
 #pragma unroll
     for (int s = 0; s < 4; ++s) {
@@ -78,14 +92,6 @@ struct Keys {
           pair = (pair & live) | (kNoKeys & ~live);
         }
       }
-    }
-  }
-
-  __device__ void Saturate() {
-#pragma unroll
-    for (int s = 0; s < 4; ++s) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) a[s][i] = Saturate2(a[s][i]);
     }
   }
 
@@ -141,6 +147,22 @@ struct Keys {
     return Max2(most, kMostOfKeys) == kMostOfKeys;
   }
 
+  /// Whether each of the thread's two features has a weight of kLeastReach or more.
+  __device__ bool Reach() const {
+    uint32_t most[2] = {a[0][0], a[0][1]};
+#pragma unroll
+    for (int s = 0; s < 4; ++s) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) most[i % 2] = Max2(most[i % 2], a[s][i]);
+    }
+    // Both features' largest in one pair.
+    uint32_t both =
+        Max2(__byte_perm(most[0], most[1], 0x5410), __byte_perm(most[0], most[1], 0x7632));
+    both = Max2(both, __shfl_xor_sync(0xffffffffu, both, 1));
+    both = Max2(both, __shfl_xor_sync(0xffffffffu, both, 2));
+    return Max2(both, kLeastReach) == both;
+  }
+
   /// Weights into a tile of tokens.
   __device__ void Store(uint32_t panel, int warp) const {
 #pragma unroll
@@ -184,7 +206,7 @@ struct Features {
     m[0] = r[0], m[1] = r[1];
   }
 
-  /// Adds a chunk of weights and values (panels), of which UpdatePanel has started the first panel.
+  /// Adds a chunk of weights and values (panels), of which StartUpdate has started the first panel.
   __device__ void Add(const Keys& keys, uint32_t values, float (&u)[32]) {
 #pragma unroll
     for (int i = 0; i < kPanels; ++i) {

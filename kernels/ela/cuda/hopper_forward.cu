@@ -10,95 +10,14 @@
 //            copy out, add the masked product within the chunk, divide by the normaliser
 //
 // Readers also load the tiles: keepers set the pace, and a lane that loads holds its warpgroup up.
-#include "kernels/ela/cuda/hopper_features.cuh"
 #include "kernels/ela/cuda/hopper_forward_pipe.cuh"
+#include "kernels/ela/cuda/hopper_keep.cuh"
 #include "kernels/ela/cuda/hopper_readout.cuh"
 
 namespace ela::kernels::cuda::hopper {
 namespace {
 
 #ifdef ELA_HOPPER_CODE
-
-template <bool kFirst, class A, class B>
-__device__ auto Choose(const A& a, const B& b) {
-  if constexpr (kFirst) {
-    return a;
-  } else {
-    return b;
-  }
-}
-
-/// The longest window from where `in.window` starts that does not grow too much, for all keepers.
-/// Slow: one thread walks one column. m: gauges of the thread's features.
-template <int kPanels>
-__device__ Window ShrinkKept(const KeyRows& in, int panel, const float (&m)[2], int* shared_rows) {
-  const Window window = in.window;
-  const int count = window.end - window.begin;
-  const auto lane = static_cast<int>(threadIdx.x % 32u);
-  const float low = __shfl_sync(0xffffffffu, m[0], lane % 8 * 4);
-  const float high = __shfl_sync(0xffffffffu, m[1], lane % 8 * 4);
-  if (threadIdx.x == 0) *shared_rows = count;
-  GroupBarrier<kPanels>(kWeigherBarrier);
-  if (lane < 16) {
-    const int column = 64 * panel + static_cast<int>(threadIdx.x % 128u / 32u) * 16 + lane;
-    const int rows = RowsInRange<false>(in, column, lane < 8 ? low : high);
-    if (rows < count) atomicMin(shared_rows, rows);
-  }
-  GroupBarrier<kPanels>(kWeigherBarrier);
-  const int rows = *shared_rows;
-  GroupBarrier<kPanels>(kWeigherBarrier);
-  return {window.begin, window.begin + rows};
-}
-
-/// Weighs as many of a chunk's `left` rows as may be weighed at once, and returns them; r: their
-/// gauges; sum: what normalisers gain.
-template <int kPanels, bool kFlat>
-__device__ Window WeighStep(const ForwardMemory<kPanels>& mem, int panel, int chunk,
-                            const Window& left, float decay, const Features<kPanels>& own,
-                            unsigned long long* slow_chunks, const Place& at, Keys* keys,
-                            float (&r)[2], float (&sum)[2]) {
-  KeyRows in{mem.Keys(chunk), left, decay, nullptr, nullptr};
-  const uint32_t tile = SharedAddress(mem.Keys(chunk)) + static_cast<uint32_t>(panel * kPanelBytes);
-  const auto weigh = [&](bool search) {
-    keys->Load(tile, at.warp, in.window);
-    const DecayedRows decayed(-decay * static_cast<float>(1 - in.window.begin), -decay);
-    const auto rows = Choose<kFlat>(FlatRows(), decayed);
-    if (search) {
-      keys->Saturate();
-      keys->Largest(rows, r);
-      r[0] = fmaxf(own.m[0], r[0]), r[1] = fmaxf(own.m[1], r[1]);
-    }
-    const bool fits = keys->Weigh(rows, r, sum);
-    sum[0] = QuadSum(sum[0]), sum[1] = QuadSum(sum[1]);
-    return fits && fminf(r[0], r[1]) >= kLeastGauge;
-  };
-  const int count = left.end - left.begin;
-  const float advance = kFlat ? 0.0f : -decay * static_cast<float>(count);
-  const bool advances = advance > kLeastAdvance && advance < kMostAdvance;
-  r[0] = own.m[0], r[1] = own.m[1];
-  if (advances) r[0] += advance, r[1] += advance;
-  bool fits = weigh(false), grows = false;
-  if (advances) {
-    const float kept = Exp2(-advance);
-    fits &= fminf(fmaf(own.c[0], kept, sum[0]), fmaf(own.c[1], kept, sum[1])) >= kLeastNormaliser;
-  }
-  if (!__all_sync(0xffffffffu, fits)) {
-    weigh(true);
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const float start = KeyExponent<false>(in, left.begin, 64 * panel + at.row + 8 * i);
-      // NaN does not grow; nor does one row, or a walk would never end.
-      grows |= count > 1 && r[i] - fmaxf(own.m[i], start) > kMaxGrowth;
-    }
-  }
-  if (GroupAny<kPanels>(kWeigherBarrier, grows)) {
-    if (threadIdx.x == 0) atomicAdd(slow_chunks, 1ull);
-    in.window = ShrinkKept<kPanels>(in, panel, own.m, mem.SharedInt());
-    weigh(true);
-    GroupBarrier<kPanels>(kWeigherBarrier);  // every keeper has its keys in registers
-  }
-  return in.window;
-}
 
 /// Of 64 features: the weights of a step, and a copy of the state before it.
 template <int kPanels>
@@ -139,8 +58,9 @@ __device__ void Keep(const ForwardArgs& p, const ForwardMemory<kPanels>& mem,
     for (Window left{0, now.count}; left.begin < left.end; ++step) {
       Keys keys;
       float r[2], sum[2], u[32];
-      const Window window = WeighStep<kPanels, kFlat>(mem, panel, chunk, left, decay, own,
-                                                      p.walk.slow_chunks, at, &keys, r, sum);
+      const Window window =
+          WeighStep<false, kFlat>(KeyRows{mem.Keys(chunk), left, decay, nullptr, nullptr}, panel,
+                                  own, at, p.walk.slow_chunks, mem.SharedInt(), &keys, r, sum);
       const bool fresh = left.begin == 0;
       left.begin = window.end;
       mem.WaitRoom(step);
@@ -246,7 +166,7 @@ __device__ void Read(const ForwardArgs& p, const ForwardMemory<kPanels>& mem,
   // Each warp's first lane has a part in loading, so that none is held up for long.
   const int loads = threadIdx.x % 32u == 0 ? at.warp : -1;
   if (loads == 0) loader.Start(item);
-  WarpgroupBarrier(kWeigherBarrier + 1 + reader);
+  WarpgroupBarrier(kOthersBarrier + reader);
   float guess = 0.0f;  // of the queries' gauge
   for (int step = 0, chunk = -1;; ++step) {
     mem.WaitPublished(step);
@@ -265,7 +185,7 @@ __device__ void Read(const ForwardArgs& p, const ForwardMemory<kPanels>& mem,
     Queries<kPanels> queries;
     queries.Weigh(SharedAddress(mem.Queries(chunk)), mem.Gauge(step), at.warp, &guess);
     if (now.last) {
-      WarpgroupBarrier(kWeigherBarrier + 1 + reader);  // every warp has read the tile
+      WarpgroupBarrier(kOthersBarrier + reader);  // every warp has read the tile
       if (loads == 1) loader.LoadQueries(chunk + 2);
     }
     float den[4];

@@ -30,14 +30,6 @@ struct ForwardSize {
 
 #ifdef ELA_HOPPER_CODE
 
-/// A chunk of a walk; row < 0: none, the walk is over.
-struct Chunk {
-  int row = -1;
-  int count = 0, span = 0;
-  bool first = false;  // of its span, or of the item
-};
-static_assert(sizeof(Chunk) == 16 && sizeof(Walk) <= 64);
-
 /// What readers are told about a step.
 struct Step {
   int64_t row;  // first of the chunk

@@ -4,27 +4,63 @@
 // bytes a row): with the state T and its column t (of -delta) after the chunk, weights X of the
 // queries q - lse at the chunk's gauge N, and b = e^(k + N),
 //   dk = b (mask(v dy^T - delta) X + v T^T + t),   dv = mask(b X^T) dy + b T.
-// The scorer computes b and both masked products; each carrier 64 features of dk and 64 columns of
-// dv, and keeps those rows of T.
-#include "kernels/ela/cuda/hopper_gradient.cuh"
-#include "kernels/ela/cuda/hopper_roles.cuh"
+//
+//   keepers  kPanels warpgroups, each of 64 features: keep their rows of T, publish X and a copy of
+//            T, and compute dk transposed, [features][rows], so that T and X are operands from
+//            registers
+//   reader   a warpgroup that computes the masked products and dv, and loads the tiles
+#include "kernels/ela/cuda/hopper_gradient_pipe.cuh"
+#include "kernels/ela/cuda/hopper_keep.cuh"
 
 namespace ela::kernels::cuda::hopper {
 namespace {
 
-// Streams: k, v, dy. Scores: mask(v dy^T - delta), mask(b X^T).
+// Own: of a step, weights of queries, a copy of T, gauges, and what the step is.
 template <int kPanels>
-using KeySize = PipeSize<kPanels, 3, 2>;
+inline constexpr int kKeyOwn = (1 + kPanels) * kPanels* kPanelBytes + 64 * kPanels * 4 + 64;
+template <int kPanels>
+using KeySize = GradientSize<kPanels, 2, kKeyOwn<kPanels>>;
 
 #ifdef ELA_HOPPER_CODE
 
+/// What the reader is told about a step.
+struct KeyStep {
+  Window window;
+  bool last;  // of its chunk
+};
+
 template <int kPanels>
-using KeyPipe = Pipe<kPanels, 3, 2>;
+struct KeyMemory : GradientMemory<kPanels, 2, kKeyOwn<kPanels>> {
+  using Base = GradientMemory<kPanels, 2, kKeyOwn<kPanels>>;
+  using Base::Base, Base::Own, Base::OwnBarrier, Base::kTile;
+
+  __device__ uint32_t Weights() const { return SharedAddress(Own()); }
+  /// Of T: 64 columns a tile.
+  __device__ uint32_t Copy() const { return Weights() + kTile; }
+  __device__ float* Gauge() const {
+    return reinterpret_cast<float*>(Own() + (1 + kPanels) * kTile);
+  }
+  __device__ KeyStep* StepOf() const { return reinterpret_cast<KeyStep*>(Gauge() + 64 * kPanels); }
+  __device__ uint64_t* Published() const { return OwnBarrier(0); }
+  __device__ uint64_t* Read() const { return OwnBarrier(1); }
+  __device__ int* SharedInt() const { return reinterpret_cast<int*>(OwnBarrier(4)); }
+
+  __device__ void Start() const {
+    if (threadIdx.x == 0) {
+      Base::InitBarriers(4 * (kPanels + 1));
+      InitBarrier(Published(), 4 * kPanels);
+      InitBarrier(Read(), 4);
+      FenceProxy();
+    }
+    __syncthreads();
+  }
+};
+
 template <int kPanels>
-using KeyLoader = Loader<true, kPanels, 3, 2>;
+using KeyLoader = GradientLoader<true, KeyMemory<kPanels>>;
 
 /// Adds a number of its own to each column of an accumulator.
-__device__ void AddToColumns(const Place& at, const float* columns, float (&d)[32]) {
+__device__ inline void AddToColumns(const Place& at, const float* columns, float (&d)[32]) {
 #pragma unroll
   for (int j = 0; j < 8; ++j) {
     const float2 add = *reinterpret_cast<const float2*>(columns + 8 * j + 2 * at.t);
@@ -33,151 +69,193 @@ __device__ void AddToColumns(const Place& at, const float* columns, float (&d)[3
   }
 }
 
+/// dv of a step.
 template <int kPanels>
-struct KeyScorer {
-  const BackwardArgs& p;
-  const KeyPipe<kPanels>& mem;
-  int head;
-  int chunk = -1;
-  Place at = Place();
-  TriangleMask<true> upper = TriangleMask<true>(at);
-
-  __device__ void operator()(int step, const Step& now) {
-    if (now.fresh) mem.WaitStreams(++chunk);
-    mem.WaitTile(step, now);
-    const uint32_t keys = SharedAddress(mem.Stream(chunk, 0));
-    const uint32_t values = SharedAddress(mem.Stream(chunk, 1));
-    const uint32_t dy = SharedAddress(mem.Stream(chunk, 2));
-    const uint32_t x = SharedAddress(mem.Weights(step));
-    const float decay = p.walk.plan.log_decay[head] * kLog2E;
+__device__ void ReadStep(const BackwardArgs& p, const KeyMemory<kPanels>& mem, const Chunk& now,
+                         const Window& window, int head, float decay, uint32_t keys, uint32_t dy,
+                         const Place& at, const TriangleMask<true>& upper) {
+  const float exponent[2] = {decay * window.Step<true>(at.row),
+                             decay * window.Step<true>(at.row + 8)};
+  uint32_t b[4 * kPanels][4], scores[4][4];
+  WeighReaders<kPanels>(keys, mem.Gauge(), exponent, at.warp, b);
+  {
     float score[32];
     WgmmaFence();
 #pragma unroll
     for (int k = 0; k < 4 * kPanels; ++k) {
-      WgmmaShared<false, false>(score, KMajor(values, k), KMajor(dy, k), k > 0);
+      WgmmaRegisters<false>(score, b[k], KMajor(mem.Weights(), k), k > 0);
     }
     WgmmaCommit();
-    const float exponent[2] = {decay * now.window.Step<true>(at.row),
-                               decay * now.window.Step<true>(at.row + 8)};
-    uint32_t b[4 * kPanels][4];
-    WeighReaders<kPanels>(keys, mem.GaugesOf(step).r, exponent, at.warp, b);
-    StoreFragments<kPanels>(keys, at, now.window, b);
     WgmmaWait<0>();
-    AddToColumns(at, mem.RowsOf(chunk, 1), score);
-    uint32_t products[4][4], a[4];
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
-      PackFragment(score, k, products[k]);
-      upper(k, products[k]);
+      PackFragment(score, k, scores[k]);
+      upper(k, scores[k]);
     }
+  }
+#pragma unroll
+  for (int i = 0; i < kPanels; ++i) {
+    const uint32_t copy = mem.Copy() + static_cast<uint32_t>(i * mem.kTile);
+    float dv[32];
     WgmmaFence();
 #pragma unroll
     for (int k = 0; k < 4 * kPanels; ++k) {
-      WgmmaRegisters<false>(score, b[k], KMajor(x, k), k > 0);
+      WgmmaRegisters<true>(dv, b[k], MnMajor(copy, k), k > 0);
     }
-    WgmmaCommit();
-    WgmmaWait<0>();
-    if (step > 0) mem.WaitDone(step - 1);  // its scores are read
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
-      StoreFragment(mem.Scores(step), at.warp, k, products[k]);
-      PackFragment(score, k, a);
-      upper(k, a);
-      StoreFragment(mem.Scores(step) + kPanelBytes, at.warp, k, a);
+      WgmmaRegisters<true>(dv, scores[k], MnMajor(dy + static_cast<uint32_t>(i * kPanelBytes), k),
+                           true);
     }
-    FenceProxy();
-    ArriveWarp(mem.Scored(step));
+    WgmmaCommit();
+    WgmmaWait<0>();
+    if (i + 1 == kPanels) ArriveWarp(mem.Read());
+    WriteAccumulator(at, window,
+                     static_cast<__nv_bfloat16*>(p.dv) + int64_t{now.row} * p.dv_stride +
+                         64 * (kPanels * head + i),
+                     p.dv_stride, dv);
   }
-};
-
-/// out = values T^T + scores x for 64 features; `copy` holds their rows of T, 64 columns a panel.
-template <int kPanels>
-__device__ void StartKeyGradient(uint32_t values, uint32_t copy, uint32_t scores, uint32_t x,
-                                 float (&out)[32]) {
-  WgmmaFence();
-#pragma unroll
-  for (int k = 0; k < 4 * kPanels; ++k) {
-    const int columns = k / 4 * kPanels * kPanelBytes + k % 4 * 32;
-    WgmmaShared<false, false>(out, KMajor(values, k),
-                              Operand(copy) + static_cast<uint32_t>(columns / 16), k > 0);
-  }
-#pragma unroll
-  for (int k = 0; k < 4; ++k) {
-    WgmmaShared<false, true>(out, KMajor(scores, k), MnMajor(x, k), true);
-  }
-  WgmmaCommit();
-}
-
-/// out = readers T + scores dy for 64 columns of values.
-template <int kPanels>
-__device__ void StartValueGradient(uint32_t readers, uint32_t copy, uint32_t scores, uint32_t dy,
-                                   float (&out)[32]) {
-  WgmmaFence();
-#pragma unroll
-  for (int k = 0; k < 4 * kPanels; ++k) {
-    WgmmaShared<false, true>(out, KMajor(readers, k), MnMajor(copy, k), k > 0);
-  }
-#pragma unroll
-  for (int k = 0; k < 4; ++k) {
-    WgmmaShared<false, true>(out, KMajor(scores, k), MnMajor(dy, k), true);
-  }
-  WgmmaCommit();
 }
 
 template <int kPanels>
-__device__ void Carry(const BackwardArgs& p, const KeyPipe<kPanels>& mem, const DeviceItem& item,
-                      int head, int carrier, const KeyLoader<kPanels>& loader) {
-  constexpr int kTile = kPanels * kPanelBytes;
+__device__ void Read(const BackwardArgs& p, const KeyMemory<kPanels>& mem, const DeviceItem& item,
+                     int head, const KeyLoader<kPanels>& loader) {
   const Place at;
-  const bool loads = !mem.kScorerLoads && carrier == 0 && at.warp == 0;
-  if (loads) loader.Start(item);
-  const uint32_t copy = mem.StateCopy(0);
-  const auto own = static_cast<uint32_t>(carrier * kPanelBytes);
-  const int64_t own_column = head * 64 * kPanels + 64 * carrier;
-  float s[kPanels][32], dk[32], dv[32];  // s: features 64 carrier .., columns 64 i ..
-  for (int step = 0, chunk = -1;; ++step) {
-    mem.WaitPublished(step);
-    const Step now = *mem.StepOf(step);
-    if (now.stop) break;
-    if (now.first) {
-      const float* start = StartOf(p.walk, item, now.span, head, true);
-      LoadFeatures<kPanels>(start, p.walk.layout, 64 * carrier, at, s);
+  const TriangleMask<true> upper(at);
+  const float decay = p.walk.plan.log_decay[head] * kLog2E;
+  const bool loads = at.warp == 0;
+  if (loads) {
+    loader.Start(item);
+    for (int chunk = 0; chunk < 2; ++chunk) {
+      loader.Find(chunk);
+      loader.LoadKeys(chunk);
+      loader.LoadStreams(chunk);
     }
-    if (now.fresh) ++chunk;
-    if (loads && now.last) {
-      loader.AfterPublished(chunk);
-      loader.AfterDone(step, chunk);
-    }
-    if (now.fresh) mem.WaitStreams(chunk);
-    const Gauges gauges = mem.GaugesOf(step);
-    const uint32_t x = SharedAddress(mem.Weights(step)) + own;
+  }
+  for (int chunk = 0, step = 0;; ++chunk) {
+    WarpgroupBarrier(kOthersBarrier);  // the chunk has been found
+    const Chunk now = *mem.ChunkOf(chunk);
+    if (now.row < 0) return;
     const uint32_t keys = SharedAddress(mem.Stream(chunk, 0));
     const uint32_t values = SharedAddress(mem.Stream(chunk, 1));
-    const uint32_t dy = SharedAddress(mem.Stream(chunk, 2)), scores = mem.Scores(step);
-    WgmmaFence();
-    UpdatePanel(x, dy, dk);
-    WgmmaCommit();
-    // Columns 64 i .. of T lie at copy + i kTile, this carrier's rows of them at `own` there.
-    GroupBarrier<kPanels>(kCarriersBarrier);  // everyone has read the copy
-    ShrinkAndCopy<kPanels>(mem.AnyRaised(step) ? gauges.shrink + 64 * carrier : nullptr, copy + own,
-                           kTile, at, s);
-    AddUpdates<kPanels>(x, 0, dy, kPanelBytes, dk, s);
-    GroupBarrier<kPanels>(kCarriersBarrier);
-    mem.WaitScored(step);
-    StartKeyGradient<kPanels>(values, copy + own, scores, x, dk);
-    StartValueGradient<kPanels>(keys, copy + static_cast<uint32_t>(carrier * kTile),
-                                scores + kPanelBytes, dy + own, dv);
-    WgmmaWait<1>();
-    ArriveWarp(mem.Used(step));
-    FinishKeys(at, gauges.norm, keys, 64 * carrier, dk);
-    WriteAccumulator(at, now.window,
-                     static_cast<__nv_bfloat16*>(p.dk) + now.row * p.dk_stride + own_column,
-                     p.dk_stride, dk);
-    WgmmaWait<0>();
-    WriteAccumulator(at, now.window,
-                     static_cast<__nv_bfloat16*>(p.dv) + now.row * p.dv_stride + own_column,
-                     p.dv_stride, dv);
-    ArriveWarp(mem.Done(step));
+    const uint32_t dy = SharedAddress(mem.Stream(chunk, 2));
+    {
+      mem.WaitStreams(chunk);
+      float score[32];
+      StartScores<kPanels>(values, dy, score);
+      mem.WaitKeys(chunk);
+      WgmmaWait<0>();
+      AddToColumns(at, mem.Rows(chunk, 1), score);
+      PublishScores(mem, chunk, at, upper, score);
+    }
+    if (loads && chunk > 0) {
+      mem.WaitStreamsUsed(chunk - 1);
+      loader.LoadStreams(chunk + 1);
+    }
+    for (bool last = false; !last; ++step) {
+      WaitBarrier(mem.Published(), step % 2);
+      const KeyStep info = *mem.StepOf();
+      last = info.last;
+      if (last && loads) loader.Find(chunk + 2);
+      ReadStep(p, mem, now, info.window, head, decay, keys, dy, at, upper);
+    }
+    ArriveWarp(mem.StreamsUsed(chunk));
+    // Keepers have weighed the chunk's queries, and every warp here has seen that they came.
+    WarpgroupBarrier(kOthersBarrier);
+    if (loads) loader.LoadKeys(chunk + 2);
+  }
+}
+
+/// dk = b (dk + c) for 64 features; panel: of keys k, b = e^(k + m).
+__device__ inline void WeighKeys(uint32_t panel, const Place& at, const DecayedRows& rows,
+                                 const float (&m)[2], const float (&c)[2], float (&dk)[32]) {
+#pragma unroll
+  for (int s = 0; s < 4; ++s) {
+    uint32_t k[4];
+    LoadTransposed(k, panel, at.warp, s);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float2 shift = rows.Shift(s, half);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const float2 x = Unpack(Saturate2(k[2 * half + i]));
+        float* d = dk + 8 * s + 4 * half + 2 * i;
+        d[0] = (d[0] + c[i]) * Exp2(fmaf(x.x, kLog2E, shift.x + m[i]));
+        d[1] = (d[1] + c[i]) * Exp2(fmaf(x.y, kLog2E, shift.y + m[i]));
+      }
+    }
+  }
+}
+
+template <int kPanels>
+__device__ void Keep(const BackwardArgs& p, const KeyMemory<kPanels>& mem, const DeviceItem& item,
+                     int head, int panel) {
+  const Place at;
+  const float decay = p.walk.plan.log_decay[head] * kLog2E;
+  const int64_t own_column = 64 * (kPanels * head + panel);
+  const auto own_rows = static_cast<uint32_t>(panel * kPanelBytes);
+  Features<kPanels> own;
+  int step = 0;
+  for (int chunk = 0;; ++chunk) {
+    mem.WaitKeys(chunk);
+    const Chunk now = *mem.ChunkOf(chunk);
+    if (now.row < 0) break;
+    if (now.first) {
+      own.Load(StartOf(p.walk, item, now.span, head, true), p.walk.layout, 64 * panel, at);
+    }
+    const uint32_t k = SharedAddress(mem.Stream(chunk, 0)) + own_rows;
+    const uint32_t values = SharedAddress(mem.Stream(chunk, 1));
+    const uint32_t dy = SharedAddress(mem.Stream(chunk, 2));
+    for (Window left{0, now.count}; left.begin < left.end; ++step) {
+      Keys queries;
+      float r[2], sum[2], dk[32], u[32];
+      const Window window = WeighStep<true, false>(
+          KeyRows{mem.Keys(chunk), left, decay, mem.Rows(chunk, 0), mem.Rows(chunk, 1)}, panel, own,
+          at, p.walk.slow_chunks, mem.SharedInt(), &queries, r, sum);
+      const bool fresh = left.end == now.count;
+      left.end = window.begin;
+      const bool last = left.begin == left.end;
+      if (r[0] != own.m[0] || r[1] != own.m[1]) own.Rise(r);
+      if (fresh) {
+        mem.WaitStreams(chunk);
+        mem.WaitScored(chunk);
+      }
+      if (step > 0) WaitBarrier(mem.Read(), (step - 1) % 2);
+      queries.Store(mem.Weights() + own_rows, at.warp);
+      {
+        uint32_t state[4 * kPanels][4];
+        PackState(own, state);
+        WgmmaFence();
+        MultiplyFeatures<kPanels>(state, queries, values, mem.Scores(chunk), dk);
+        WgmmaCommit();
+#pragma unroll
+        for (int i = 0; i < 4 * kPanels; ++i) {
+          const auto columns = static_cast<uint32_t>(i / 4 * mem.kTile);
+          StoreFragment(mem.Copy() + columns + own_rows, at.warp, i % 4, state[i]);
+        }
+      }
+      if (at.t == 0) {
+        mem.Gauge()[64 * panel + at.row] = own.m[0];
+        mem.Gauge()[64 * panel + at.row + 8] = own.m[1];
+      }
+      if (threadIdx.x == 0) *mem.StepOf() = {window, last};
+      FenceProxy();
+      ArriveWarp(mem.Published());
+      WgmmaWait<0>();
+      own.StartUpdate(queries, dy, u);
+      const DecayedRows rows(decay * static_cast<float>(window.end), -decay);
+      WeighKeys(k, at, rows, own.m, own.c, dk);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        own.c[i] += sum[i];
+        own.m[i] += decay * static_cast<float>(window.end - window.begin);
+      }
+      own.Add(queries, dy, u);
+      if (last) ArriveWarp(mem.StreamsUsed(chunk));
+      WriteFeatures(at, window,
+                    static_cast<__nv_bfloat16*>(p.dk) + int64_t{now.row} * p.dk_stride + own_column,
+                    p.dk_stride, dk);
+    }
   }
 }
 
@@ -189,22 +267,18 @@ __global__ void __launch_bounds__(KeySize<kPanels>::kThreads, 3 - kPanels)
 #ifdef ELA_HOPPER_CODE
   extern __shared__ unsigned char memory[];
   AwaitEarlier();
-  constexpr int kLaunched = 128;  // registers a thread
-  const KeyPipe<kPanels> mem(memory);
+  constexpr int kLaunched = KeySize<kPanels>::kLaunched;
+  const KeyMemory<kPanels> mem(memory);
   const int head = static_cast<int>(blockIdx.y), role = Role();
   const DeviceItem item = p.walk.plan.items[blockIdx.x];
-  mem.Start(KeyLoader<kPanels>::kKeyArrivals);
-  const CUtensorMap* const streams[3] = {&p.k, &p.v, &p.dy};
-  const KeyLoader<kPanels> loader = {mem, p.walk, head, &p.q, streams, p.lse, p.minus_delta};
-  if (role == 0) {
-    SetRegisters<kPanels == 1 ? 112 : 96, kLaunched>();
-    RunWeigher<true, false>(mem, p.walk, item, head, KeyScorer<kPanels>{p, mem, head});
-  } else if (kPanels > 1 && role == 1) {
-    SetRegisters<96, kLaunched>();
-    RunScorer(mem, item, loader, KeyScorer<kPanels>{p, mem, head});
+  mem.Start();
+  if (role < kPanels) {
+    SetRegisters<kPanels == 1 ? 152 : 184, kLaunched>();
+    Keep<kPanels>(p, mem, item, head, role);
   } else {
-    SetRegisters<kPanels == 1 ? 144 : 160, kLaunched>();
-    Carry<kPanels>(p, mem, item, head, role - kPanels, loader);
+    SetRegisters<kPanels == 1 ? 104 : 136, kLaunched>();
+    Read<kPanels>(p, mem, item, head,
+                  {mem, p.walk, head, &p.q, {&p.k, &p.v, &p.dy}, p.lse, p.minus_delta});
   }
 #endif
 }

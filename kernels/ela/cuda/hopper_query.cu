@@ -5,154 +5,245 @@
 // e = e^(q + R - lse),
 //   g = e (mask(dy v^T) W + dy S^T),   h = e (mask(1) W + C),
 //   delta = sum_d g / sum_d h,         dq = g - delta h,
-// where sum_d h is 1 but for rounding. The scorer computes mask(dy v^T), and e in bf16; each
-// carrier 64 features of dq, and keeps those rows of S. y is not read.
-#include "kernels/ela/cuda/hopper_gradient.cuh"
-#include "kernels/ela/cuda/hopper_roles.cuh"
+// where sum_d h is 1 but for rounding. y is not read.
+//
+//   keepers  kPanels warpgroups, each of 64 features: keep their rows of S, and compute g and h
+//            transposed, [features][rows], so that S and W are operands from registers and never
+//            in shared memory
+//   scorer   a warpgroup that computes mask(dy v^T), ahead of them, and loads the tiles
+#include "kernels/ela/cuda/hopper_gradient_pipe.cuh"
+#include "kernels/ela/cuda/hopper_keep.cuh"
 
 namespace ela::kernels::cuda::hopper {
 namespace {
 
-// Streams: v, dy, q. Score: the masked product.
+// Own: a panel of ones on and below the diagonal, then sums over features, of 2 steps.
+constexpr int kSumBytes = 4 * 32 * 16;  // of a step and panel
 template <int kPanels>
-using QuerySize = PipeSize<kPanels, 3, 1>;
+using QuerySize =
+    GradientSize<kPanels, kPanels == 1 ? 2 : 3, kPanelBytes + 2 * kPanels * kSumBytes>;
 
 #ifdef ELA_HOPPER_CODE
 
 template <int kPanels>
-using QueryPipe = Pipe<kPanels, 3, 1>;
-template <int kPanels>
-using QueryLoader = Loader<false, kPanels, 3, 1>;
+struct QueryMemory
+    : GradientMemory<kPanels, kPanels == 1 ? 2 : 3, kPanelBytes + 2 * kPanels * kSumBytes> {
+  using Base = GradientMemory<kPanels, kPanels == 1 ? 2 : 3, kPanelBytes + 2 * kPanels * kSumBytes>;
+  using Base::Base, Base::Own, Base::OwnBarrier;
 
-template <int kPanels>
-struct QueryScorer {
-  const BackwardArgs& p;
-  const QueryPipe<kPanels>& mem;
-  int head;
-  int chunk = -1;
-  Place at = Place();
-  TriangleMask<false> lower = TriangleMask<false>(at);
+  static constexpr int kSlots = kPanels == 1 ? 2 : 3;  // of streams: v, dy, q
 
-  __device__ void operator()(int step, const Step& now) {
-    if (now.fresh) mem.WaitStreams(++chunk);
-    mem.WaitTile(step, now);
-    const uint32_t values = SharedAddress(mem.Stream(chunk, 0));
-    const uint32_t dy = SharedAddress(mem.Stream(chunk, 1));
-    const uint32_t queries = SharedAddress(mem.Stream(chunk, 2));
-    {
-      const float* lse = mem.RowsOf(chunk, 0);
-      const float decay = p.walk.plan.log_decay[head] * kLog2E;
-      float exponent[2];
-#pragma unroll
+  __device__ uint32_t Ones() const { return SharedAddress(Own()); }
+  /// Sums over a warp's 16 features: of g and of h, for rows 2 lane and the next.
+  __device__ float4* Sums(int step, int warp) const {
+    return reinterpret_cast<float4*>(Own() + kPanelBytes) + (step % 2 * 4 * kPanels + warp) * 32;
+  }
+  __device__ uint64_t* KeysUsed(int chunk) const { return OwnBarrier(chunk % 2); }
+  __device__ uint64_t* Summed(int step) const { return OwnBarrier(2 + step % 2); }
+  __device__ int* SharedInt() const { return reinterpret_cast<int*>(OwnBarrier(4)); }
+
+  __device__ void Start() const {
+    if (threadIdx.x == 0) {
+      Base::InitBarriers(4 * kPanels);
       for (int i = 0; i < 2; ++i) {
-        const int row = at.row + 8 * i;
-        exponent[i] = fmaf(-kLog2E, lse[row], decay * now.window.Step<false>(row));
+        InitBarrier(KeysUsed(i), 4 * kPanels);
+        InitBarrier(Summed(i), 4 * kPanels);
       }
-      uint32_t e[4 * kPanels][4];
-      WeighReaders<kPanels>(queries, mem.GaugesOf(step).r, exponent, at.warp, e);
-      StoreFragments<kPanels>(queries, at, now.window, e);
     }
-    float score[32];
-    WgmmaFence();
-#pragma unroll
-    for (int k = 0; k < 4 * kPanels; ++k) {
-      WgmmaShared<false, false>(score, KMajor(dy, k), KMajor(values, k), k > 0);
-    }
-    WgmmaCommit();
-    WgmmaWait<0>();
-    if (step > 1) mem.WaitDone(step - 2);  // its scores are read
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      uint32_t a[4];
-      PackFragment(score, k, a);
-      lower(k, a);
-      StoreFragment(mem.Scores(step), at.warp, k, a);
+    for (int i = static_cast<int>(threadIdx.x); i < kTileRows * 32; i += Base::kThreads) {
+      const int row = i / 32, column = i % 32 * 2;
+      const uint32_t ones = (column <= row ? 0x3f80u : 0u) | (column < row ? 0x3f800000u : 0u);
+      StoreShared(Ones() + static_cast<uint32_t>(ChunkOffset(row, column / 8) + column % 8 * 2),
+                  ones);
     }
     FenceProxy();
-    ArriveWarp(mem.Scored(step));
+    __syncthreads();
   }
 };
 
-/// g = dy S^T + scores W for 64 features.
 template <int kPanels>
-__device__ void StartGradient(uint32_t dy, uint32_t copy, uint32_t scores, uint32_t keys,
-                              float (&g)[32]) {
-  WgmmaFence();
-#pragma unroll
-  for (int k = 0; k < 4 * kPanels; ++k) {
-    WgmmaShared<false, false>(g, KMajor(dy, k), KMajor(copy, k), k > 0);
-  }
-#pragma unroll
-  for (int k = 0; k < 4; ++k) {
-    WgmmaShared<false, true>(g, KMajor(scores, k), MnMajor(keys, k), true);
-  }
-  WgmmaCommit();
-}
+using QueryLoader = GradientLoader<false, QueryMemory<kPanels>>;
 
 template <int kPanels>
-__device__ void Carry(const BackwardArgs& p, const QueryPipe<kPanels>& mem, const DeviceItem& item,
-                      int head, int carrier, const QueryLoader<kPanels>& loader) {
+__device__ void Score(const QueryMemory<kPanels>& mem, const DeviceItem& item,
+                      const QueryLoader<kPanels>& loader) {
+  constexpr int kSlots = QueryMemory<kPanels>::kSlots;
   const Place at;
-  const bool loads = !mem.kScorerLoads && carrier == 0 && at.warp == 0;
-  if (loads) loader.Start(item);
-  const uint32_t copy = mem.StateCopy(carrier);
   const TriangleMask<false> lower(at);
-  uint32_t ones[4][4];  // on and below the diagonal
-#pragma unroll
-  for (int k = 0; k < 4; ++k) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) ones[k][i] = 0x3f803f80u;
-    lower(k, ones[k]);
+  const bool loads = at.warp == 0;
+  if (loads) {
+    loader.Start(item);
+    for (int chunk = 0; chunk < kSlots; ++chunk) {
+      loader.Find(chunk);
+      if (chunk < 2) loader.LoadKeys(chunk);
+      loader.LoadStreams(chunk);
+    }
   }
-  float s[kPanels][32], g[32], h[32];  // s: features 64 carrier .., columns 64 i ..
-  for (int step = 0, chunk = -1;; ++step) {
-    mem.WaitPublished(step);
-    const Step now = *mem.StepOf(step);
-    if (now.stop) break;
+  for (int chunk = 0;; ++chunk) {
+    WarpgroupBarrier(kOthersBarrier);  // the chunk has been found
+    if (mem.ChunkOf(chunk)->row < 0) return;
+    mem.WaitStreams(chunk);
+    float score[32];
+    StartScores<kPanels>(SharedAddress(mem.Stream(chunk, 1)), SharedAddress(mem.Stream(chunk, 0)),
+                         score);
+    WgmmaWait<0>();
+    if (chunk > 1) mem.WaitStreamsUsed(chunk - 2);  // and its scores
+    PublishScores(mem, chunk, at, lower, score);
+    if (!loads || chunk == 0) continue;
+    loader.Find(chunk - 1 + kSlots);
+    WaitBarrier(mem.KeysUsed(chunk - 1), (chunk - 1) / 2 % 2);
+    loader.LoadKeys(chunk + 1);
+    mem.WaitStreamsUsed(chunk - 1);
+    loader.LoadStreams(chunk - 1 + kSlots);
+  }
+}
+
+/// One stage of adding up x[i] over lanes: this lane gets half of the sums, over two lanes each.
+template <int kCount>
+__device__ void SumHalf(int lanes, const float (&x)[kCount], float (&half)[kCount / 2]) {
+  const bool upper = (threadIdx.x & static_cast<unsigned>(lanes)) != 0;
+#pragma unroll
+  for (int i = 0; i < kCount / 2; ++i) {
+    const float keep = upper ? x[i + kCount / 2] : x[i], give = upper ? x[i] : x[i + kCount / 2];
+    half[i] = keep + __shfl_xor_sync(0xffffffffu, give, lanes);
+  }
+}
+
+/// x[2 j + c], of rows 8 j + 2 t + c, over the 8 lanes of a t: the sums of rows 2 lane + c.
+__device__ inline float2 SumRows(const float (&x)[16]) {
+  float a[8], b[4], c[2];
+  SumHalf(16, x, a);
+  SumHalf(8, a, b);
+  SumHalf(4, b, c);
+  return {c[0], c[1]};
+}
+
+/// g and h of 64 features, before the weights e of their queries (panel); leaves sums over the
+/// warp's.
+__device__ inline void WeighQueries(uint32_t panel, const Place& at, const ShiftedRows& rows,
+                                    const float (&m)[2], const float (&c)[2], float4* sums,
+                                    float (&g)[32], float (&h)[32]) {
+  float delta[16], total[16];
+#pragma unroll
+  for (int s = 0; s < 4; ++s) {
+    uint32_t q[4];
+    LoadTransposed(q, panel, at.warp, s);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float2 shift = rows.Shift(s, half);
+      const int j = 2 * s + half;
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const float2 x = Unpack(Saturate2(q[2 * half + i]));
+        const float e0 = Exp2(fmaf(x.x, kLog2E, shift.x + m[i]));
+        const float e1 = Exp2(fmaf(x.y, kLog2E, shift.y + m[i]));
+        float *gi = g + 4 * j + 2 * i, *hi = h + 4 * j + 2 * i;
+        gi[0] *= e0, gi[1] *= e1;
+        hi[0] = (hi[0] + c[i]) * e0, hi[1] = (hi[1] + c[i]) * e1;
+        delta[2 * j] = i == 0 ? gi[0] : delta[2 * j] + gi[0];
+        delta[2 * j + 1] = i == 0 ? gi[1] : delta[2 * j + 1] + gi[1];
+        total[2 * j] = i == 0 ? hi[0] : total[2 * j] + hi[0];
+        total[2 * j + 1] = i == 0 ? hi[1] : total[2 * j + 1] + hi[1];
+      }
+    }
+  }
+  const float2 d = SumRows(delta), t = SumRows(total);
+  sums[threadIdx.x % 32u] = make_float4(d.x, t.x, d.y, t.y);
+}
+
+/// delta of rows 2 lane and the next, of a step.
+template <int kPanels>
+__device__ float2 Delta(const QueryMemory<kPanels>& mem, int step) {
+  float4 all = {};
+#pragma unroll
+  for (int warp = 0; warp < 4 * kPanels; ++warp) {
+    const float4 x = mem.Sums(step, warp)[threadIdx.x % 32u];
+    all.x += x.x, all.y += x.y, all.z += x.z, all.w += x.w;
+  }
+  return {all.x / all.y, all.z / all.w};
+}
+
+template <int kPanels, bool kFlat>
+__device__ void Keep(const BackwardArgs& p, const QueryMemory<kPanels>& mem, const DeviceItem& item,
+                     int head, int panel) {
+  const Place at;
+  const float decay = kFlat ? 0.0f : p.walk.plan.log_decay[head] * kLog2E;
+  const int64_t own_column = 64 * (kPanels * head + panel);
+  Features<kPanels> own;
+  int step = 0;
+  for (int chunk = 0;; ++chunk) {
+    mem.WaitKeys(chunk);
+    const Chunk now = *mem.ChunkOf(chunk);
+    if (now.row < 0) break;
     if (now.first) {
-      const float* start = StartOf(p.walk, item, now.span, head, false);
-      LoadFeatures<kPanels>(start, p.walk.layout, 64 * carrier, at, s);
+      own.Load(StartOf(p.walk, item, now.span, head, false), p.walk.layout, 64 * panel, at);
     }
-    if (now.fresh) ++chunk;
-    if (loads && now.last) {
-      loader.AfterPublished(chunk);
-      loader.AfterDone(step, chunk);
-    }
-    if (now.fresh) mem.WaitStreams(chunk);
-    const Gauges gauges = mem.GaugesOf(step);
-    const uint32_t keys =
-        SharedAddress(mem.Weights(step)) + static_cast<uint32_t>(carrier * kPanelBytes);
     const uint32_t values = SharedAddress(mem.Stream(chunk, 0));
     const uint32_t dy = SharedAddress(mem.Stream(chunk, 1));
-    const uint32_t scores = mem.Scores(step);
-    WgmmaFence();
-    UpdatePanel(keys, values, g);
-    WgmmaCommit();
-    WarpgroupBarrier(CarrierBarrier(carrier));  // every warp has read the copy
-    ShrinkAndCopy<kPanels>(mem.AnyRaised(step) ? gauges.shrink + 64 * carrier : nullptr, copy,
-                           kPanelBytes, at, s);
-    AddUpdates<kPanels>(keys, 0, values, kPanelBytes, g, s);
-    WarpgroupBarrier(CarrierBarrier(carrier));
-    WgmmaFence();
+    const uint32_t queries =
+        SharedAddress(mem.Stream(chunk, 2)) + static_cast<uint32_t>(panel * kPanelBytes);
+    for (Window left{0, now.count}; left.begin < left.end; ++step) {
+      Keys keys;
+      float r[2], sum[2], g[32], h[32];
+      const Window window =
+          WeighStep<false, kFlat>(KeyRows{mem.Keys(chunk), left, decay, nullptr, nullptr}, panel,
+                                  own, at, p.walk.slow_chunks, mem.SharedInt(), &keys, r, sum);
+      const bool fresh = left.begin == 0;
+      left.begin = window.end;
+      const bool last = left.begin == left.end;
+      if (last) ArriveWarp(mem.KeysUsed(chunk));
+      if (r[0] != own.m[0] || r[1] != own.m[1]) own.Rise(r);
+      if (fresh) {
+        mem.WaitStreams(chunk);
+        mem.WaitScored(chunk);
+      }
+      {
+        uint32_t state[4 * kPanels][4];
+        PackState(own, state);
+        WgmmaFence();
+        MultiplyFeatures<kPanels>(state, keys, dy, mem.Scores(chunk), g);
+      }
 #pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      WgmmaRegisters<true>(h, ones[k], MnMajor(keys, k), k > 0);
+      for (int k = 0; k < 4; ++k) {
+        WgmmaRegisters<false>(h, keys.a[k], KMajor(mem.Ones(), k), k > 0);
+      }
+      WgmmaCommit();
+      WgmmaWait<0>();
+      const ShiftedRows rows(mem.Rows(chunk, 0), decay * static_cast<float>(1 - window.begin),
+                             decay);
+      WeighQueries(queries, at, rows, own.m, own.c, mem.Sums(step, 4 * panel + at.warp), g, h);
+      ArriveWarp(mem.Summed(step));
+      float u[32];
+      own.StartUpdate(keys, values, u);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        own.c[i] += sum[i];
+        if (!kFlat) own.m[i] += decay * static_cast<float>(window.end - window.begin);
+      }
+      own.Add(keys, values, u);
+      if (last) ArriveWarp(mem.StreamsUsed(chunk));
+      WaitBarrier(mem.Summed(step), step / 2 % 2);
+      const float2 delta = Delta(mem, step);
+      if (panel == 0 && at.warp == 0) {
+        const int row = static_cast<int>(threadIdx.x) * 2;
+        float* to = p.minus_delta + (int64_t{now.row} + row) * p.walk.heads + head;
+        if (window.Holds(row)) to[0] = -delta.x;
+        if (window.Holds(row + 1)) to[p.walk.heads] = -delta.y;
+      }
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        const float x = __shfl_sync(0xffffffffu, delta.x, 4 * j + at.t);
+        const float y = __shfl_sync(0xffffffffu, delta.y, 4 * j + at.t);
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          g[4 * j + 2 * i] -= x * h[4 * j + 2 * i];
+          g[4 * j + 2 * i + 1] -= y * h[4 * j + 2 * i + 1];
+        }
+      }
+      WriteFeatures(at, window,
+                    static_cast<__nv_bfloat16*>(p.dq) + int64_t{now.row} * p.dq_stride + own_column,
+                    p.dq_stride, g);
     }
-    WgmmaCommit();
-    mem.WaitScored(step);
-    StartGradient<kPanels>(dy, copy, scores, keys, g);
-    WgmmaWait<0>();
-    ArriveWarp(mem.Used(step));
-    const uint32_t readers =
-        SharedAddress(mem.Stream(chunk, 2)) + static_cast<uint32_t>(carrier * kPanelBytes);
-    FinishQuery<kPanels>(
-        p, at, head, now.row, now.window, carrier, gauges.norm, mem.Rows(step),
-        [&](int k, uint32_t(&e)[4]) { LoadFragment(e, readers, at.warp, k); }, g, h);
-    WriteAccumulator(at, now.window,
-                     static_cast<__nv_bfloat16*>(p.dq) + now.row * p.dq_stride +
-                         head * 64 * kPanels + 64 * carrier,
-                     p.dq_stride, g);
-    ArriveWarp(mem.Done(step));
   }
 }
 
@@ -164,22 +255,17 @@ __global__ void __launch_bounds__(QuerySize<kPanels>::kThreads, 3 - kPanels)
 #ifdef ELA_HOPPER_CODE
   extern __shared__ unsigned char memory[];
   AwaitEarlier();
-  constexpr int kLaunched = 128;  // registers a thread
-  const QueryPipe<kPanels> mem(memory);
+  constexpr int kLaunched = QuerySize<kPanels>::kLaunched;
+  const QueryMemory<kPanels> mem(memory);
   const int head = static_cast<int>(blockIdx.y), role = Role();
   const DeviceItem item = p.walk.plan.items[blockIdx.x];
-  mem.Start(QueryLoader<kPanels>::kKeyArrivals);
-  const CUtensorMap* const streams[3] = {&p.v, &p.dy, &p.q};
-  const QueryLoader<kPanels> loader = {mem, p.walk, head, &p.k, streams, p.lse};
-  if (role == 0) {
-    SetRegisters<kPanels == 1 ? 96 : 88, kLaunched>();
-    RunWeigher<false, kFlat>(mem, p.walk, item, head, QueryScorer<kPanels>{p, mem, head});
-  } else if (kPanels > 1 && role == 1) {
-    SetRegisters<72, kLaunched>();
-    RunScorer(mem, item, loader, QueryScorer<kPanels>{p, mem, head});
+  mem.Start();
+  if (role < kPanels) {
+    SetRegisters<kPanels == 1 ? 184 : 216, kLaunched>();
+    Keep<kPanels, kFlat>(p, mem, item, head, role);
   } else {
-    SetRegisters<kPanels == 1 ? 160 : 176, kLaunched>();
-    Carry<kPanels>(p, mem, item, head, role - kPanels, loader);
+    SetRegisters<72, kLaunched>();
+    Score<kPanels>(mem, item, {mem, p.walk, head, &p.k, {&p.v, &p.dy, &p.q}, p.lse, nullptr});
   }
 #endif
 }

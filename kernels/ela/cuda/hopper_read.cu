@@ -2,7 +2,6 @@
 // chain.
 //
 // Gradients: each warpgroup computes 64 columns of the outputs.
-#include "kernels/ela/cuda/hopper_gradient.cuh"
 #include "kernels/ela/cuda/hopper_readout.cuh"
 
 namespace ela::kernels::cuda::hopper {
@@ -51,6 +50,84 @@ __device__ void CopyTotal(const ForwardArgs& p, const Memory<kPanels, kPanels>& 
   }
   FenceProxy();
   __syncthreads();
+}
+
+/// -lse (base 2) of a thread's two rows, plus their decay; 0 outside the window.
+__device__ inline void QueryExponents(const BackwardArgs& p, const Place& at, int head,
+                                      int64_t row0, const Window& window, float decay,
+                                      float (&exponent)[2]) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int row = at.row + 8 * i;
+    exponent[i] = 0.0f;
+    if (!window.Holds(row)) continue;
+    exponent[i] =
+        decay * window.Step<false>(row) - p.lse[(row0 + row) * p.walk.heads + head] * kLog2E;
+  }
+}
+
+/// g and h (weights seen within the chunk), of 64 features, become dq in g; also stores -delta.
+/// fragment(s, e): the readers' weights e of step s, rounded: delta is divided by what their
+/// weights of keys add up to, nearly 1. The warpgroups of all features add up both in `sums` [2
+/// kPanels][64].
+template <int kPanels, class Fragment>
+__device__ void FinishQuery(const BackwardArgs& p, const Place& at, int head, int64_t row0,
+                            const Window& window, int part, const float* norms, float* sums,
+                            const Fragment& fragment, float (&g)[32], float (&h)[32]) {
+  float delta[2] = {}, total[2] = {};
+#pragma unroll
+  for (int s = 0; s < 4; ++s) {
+    uint32_t e[4];
+    fragment(s, e);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int column = 64 * part + 16 * s + 8 * half + 2 * at.t;
+      const float2 norm = *reinterpret_cast<const float2*>(norms + column);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const float2 weight = Unpack(e[2 * half + i]);
+        float *gi = g + 8 * s + 4 * half + 2 * i, *hi = h + 8 * s + 4 * half + 2 * i;
+        gi[0] *= weight.x;
+        gi[1] *= weight.y;
+        hi[0] = (hi[0] + norm.x) * weight.x;
+        hi[1] = (hi[1] + norm.y) * weight.y;
+        delta[i] += gi[0] + gi[1];
+        total[i] += hi[0] + hi[1];
+      }
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i) delta[i] = QuadSum(delta[i]), total[i] = QuadSum(total[i]);
+  if constexpr (kPanels > 1) {
+    if (at.t == 0) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        *reinterpret_cast<float2*>(sums + 2 * (part * kTileRows + at.row + 8 * i)) =
+            make_float2(delta[i], total[i]);
+      }
+    }
+    GroupBarrier<kPanels>(kKeepersBarrier);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const float2* at_row = reinterpret_cast<const float2*>(sums) + at.row + 8 * i;
+      const float2 low = at_row[0], high = at_row[kTileRows];
+      delta[i] = low.x + high.x, total[i] = low.y + high.y;
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i) delta[i] /= total[i];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int row = at.row + 8 * i;
+    if (part == 0 && at.t == 0 && window.Holds(row)) {
+      p.minus_delta[(row0 + row) * p.walk.heads + head] = -delta[i];
+    }
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      g[4 * j + 2 * i] -= delta[i] * h[4 * j + 2 * i];
+      g[4 * j + 2 * i + 1] -= delta[i] * h[4 * j + 2 * i + 1];
+    }
+  }
 }
 
 /// g = b (g + t) for this warpgroup's features.
@@ -117,7 +194,7 @@ __global__ void __launch_bounds__(128 * kPanels, kReadBlocks / kPanels)
     queries.Weigh(tile, gauges.r, at.warp, &guess);
     if (n > 0) {
       WaitStoresRead<0>();
-      WarpgroupBarrier(kWeigherBarrier + group);  // the tile before has left by every warp
+      WarpgroupBarrier(kOthersBarrier + group);  // the tile before has left by every warp
       load(n + 1);
     }
     float o[kPanels][32], den[4];

@@ -84,6 +84,14 @@ struct Walk {
   }
 };
 
+/// A chunk of a walk, for all warps of a block; row < 0: none, the walk is over.
+struct Chunk {
+  int row = -1;
+  int count = 0, span = 0;
+  bool first = false;  // of its span, or of the item
+};
+static_assert(sizeof(Chunk) == 16 && sizeof(Walk) <= 64);
+
 /// Rows [begin, end) of a tile that are worked on at once.
 struct Window {
   int begin, end;
@@ -95,11 +103,9 @@ struct Window {
   }
 };
 
-/// Per feature, in shared memory: the chunk's gauge, what the state shrinks by to get there, and
-/// the normaliser before the chunk in the chunk's gauge.
+/// Per feature, in shared memory: a state's gauge and normaliser.
 struct Gauges {
   float* r;
-  float* shrink;
   float* norm;
 };
 

@@ -95,10 +95,9 @@ __device__ void AddChunk(const Team<kPanels, kGradient>& team, int n, const Wind
   Keys keys;
   float r[2] = {own->m[0], own->m[1]}, sum[2], u[32];
   const auto weigh = [&](bool search) {
-    keys.Load(tile, at.warp, {0, rows.end - rows.begin});
+    keys.Load(tile, at.warp, {0, rows.end - rows.begin}, search);
     const auto by = [&](const auto& tokens) {
       if (search) {
-        keys.Saturate();
         keys.Largest(tokens, r);
         r[0] = fmaxf(own->m[0], r[0]), r[1] = fmaxf(own->m[1], r[1]);
       }

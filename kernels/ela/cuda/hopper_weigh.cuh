@@ -10,7 +10,8 @@
 
 namespace ela::kernels::cuda::hopper {
 
-inline constexpr int kWeigherBarrier = 1;  // named barriers of warpgroups, from here on
+// Named barriers: of a scan's keepers, and of other warpgroups, from there on.
+inline constexpr int kKeepersBarrier = 1, kOthersBarrier = 2;
 
 // Keys of weight up to 2^8 keep their feature's gauge. Below kLeastGauge a key may be nearer than
 // 2^20 to the gauge and beyond it in size, where it counts as 2^20.
@@ -26,34 +27,6 @@ inline constexpr float kQueryHead = 30.0f;
 #ifdef ELA_HOPPER_CODE
 
 inline constexpr uint32_t kNoKeys = 0xff80ff80u;  // two of minus infinity: of weight zero
-
-/// Feature column of a panel that this thread keeps the gauge and the normaliser of. Threads of a
-/// warpgroup work in groups of 16 on 8 columns, each on 4 rows; two threads keep the same column.
-__device__ inline int OwnColumn() {
-  const int lane = static_cast<int>(threadIdx.x % 16u);
-  return static_cast<int>(threadIdx.x % 128u / 16u) * 8 + (lane >> 3) * 4 + ((lane >> 2) & 1) * 2 +
-         ((lane >> 1) & 1);
-}
-
-/// x[c] over the 16 threads of a group, combined; the thread's own column's result.
-template <class Combine>
-__device__ float ReduceColumns(float (&x)[8], const Combine& combine) {
-  const int lane = static_cast<int>(threadIdx.x);
-  float half[4], quarter[2];
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const float give = lane & 8 ? x[i] : x[i + 4], keep = lane & 8 ? x[i + 4] : x[i];
-    half[i] = combine(keep, __shfl_xor_sync(0xffffffffu, give, 8));
-  }
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const float give = lane & 4 ? half[i] : half[i + 2], keep = lane & 4 ? half[i + 2] : half[i];
-    quarter[i] = combine(keep, __shfl_xor_sync(0xffffffffu, give, 4));
-  }
-  const float give = lane & 2 ? quarter[0] : quarter[1], keep = lane & 2 ? quarter[1] : quarter[0];
-  const float own = combine(keep, __shfl_xor_sync(0xffffffffu, give, 2));
-  return combine(own, __shfl_xor_sync(0xffffffffu, own, 1));
-}
 
 /// A warp's 16 rows of queries as weights 2^(q log2(e) + R - gauge) of a read-out, in A fragments.
 template <int kPanels>
@@ -137,6 +110,27 @@ struct Queries {
   }
 };
 
+/// Weights 2^(x log2(e) + gauge + exponent of the row) of what reads a state, as A fragments.
+template <int kPanels>
+__device__ void WeighReaders(uint32_t tile, const float* gauge, const float (&exponent)[2],
+                             int warp, uint32_t (&b)[4 * kPanels][4]) {
+  const int t = static_cast<int>(threadIdx.x) % 4;
+#pragma unroll
+  for (int s = 0; s < 4 * kPanels; ++s) {
+    LoadFragment(b[s], tile, warp, s);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float2 n = *reinterpret_cast<const float2*>(gauge + 16 * s + 8 * half + 2 * t);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const float2 k = Unpack(Saturate2(b[s][2 * half + i]));
+        b[s][2 * half + i] = Pack(Exp2(fmaf(k.x, kLog2E, n.x) + exponent[i]),
+                                  Exp2(fmaf(k.y, kLog2E, n.y) + exponent[i]));
+      }
+    }
+  }
+}
+
 /// What turns a tile of keys into weights 2^(x - R), x = (key - lse[row]) log2(e), less the decay.
 /// Weights times extra[row] add to the normaliser. Both are null where keys are not queries: 0, 1.
 struct KeyRows {
@@ -157,102 +151,6 @@ __device__ float KeyExponent(const KeyRows& in, int row, int column) {
   return fmaf(key, kLog2E, -(kReverse ? fmaf(in.lse[row], kLog2E, shift) : shift));
 }
 
-/// A thread's part of a panel of keys: 4 rows, 16 apart, of 8 columns. kFlat: no shift of rows.
-template <bool kReverse, bool kFlat>
-struct KeyPart {
-  uint32_t pairs[4][4];
-
-  static __device__ int Row(int i) { return static_cast<int>(threadIdx.x % 16u) + 16 * i; }
-  static __device__ int Group() { return static_cast<int>(threadIdx.x % 128u / 16u); }
-  static __device__ int Offset(int panel) {  // of row 0; the others lie 16 rows further
-    return panel * kPanelBytes + ChunkOffset(Row(0), Group());
-  }
-  static __device__ float Shift(const KeyRows& in, int i) {
-    if constexpr (kFlat) return 0.0f;
-    const float shift = in.decay * in.window.template Step<kReverse>(Row(i));
-    return kReverse ? fmaf(in.lse[Row(i)], kLog2E, shift) : shift;
-  }
-
-  __device__ void Load(const KeyRows& in, int panel, bool saturate) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const uint4 x = *reinterpret_cast<const uint4*>(in.keys + Offset(panel) + i * 16 * 128);
-      pairs[i][0] = x.x, pairs[i][1] = x.y, pairs[i][2] = x.z, pairs[i][3] = x.w;
-    }
-    if (saturate) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-#pragma unroll
-        for (int c = 0; c < 4; ++c) pairs[i][c] = Saturate2(pairs[i][c]);
-      }
-    }
-    if (in.window.begin == 0 && in.window.end == kTileRows) return;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const bool live = in.window.Holds(Row(i));
-#pragma unroll
-      for (int c = 0; c < 4; ++c) pairs[i][c] = live ? pairs[i][c] : kNoKeys;
-    }
-  }
-
-  /// The own column's largest x.
-  __device__ float Largest(const KeyRows& in) const {
-    float top[8];
-#pragma unroll
-    for (int c = 0; c < 8; ++c) top[c] = kEmptyMax;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float shift = Shift(in, i);
-#pragma unroll
-      for (int c = 0; c < 4; ++c) {
-        const float2 two = Unpack(pairs[i][c]);
-        top[2 * c] = fmaxf(top[2 * c], fmaf(two.x, kLog2E, -shift));
-        top[2 * c + 1] = fmaxf(top[2 * c + 1], fmaf(two.y, kLog2E, -shift));
-      }
-    }
-    return ReduceColumns(top, [](float a, float b) { return fmaxf(a, b); });
-  }
-
-  /// Keys become weights; returns whether they are in range. The sums of columns are of what was
-  /// rounded: over a chunk or more, errors of rounding average out.
-  __device__ bool Weigh(const KeyRows& in, int panel, const float* r, float (&sum)[8]) {
-    const float* group_r = r + 64 * panel + 8 * Group();
-    const float4 r0 = *reinterpret_cast<const float4*>(group_r);
-    const float4 r1 = *reinterpret_cast<const float4*>(group_r + 4);
-    const float gauge[8] = {r0.x, r0.y, r0.z, r0.w, r1.x, r1.y, r1.z, r1.w};
-    uint32_t most = 0;
-#pragma unroll
-    for (int c = 0; c < 8; ++c) sum[c] = 0.0f;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float shift = Shift(in, i);
-      float extra = 1.0f;
-      if constexpr (kReverse) extra = in.window.Holds(Row(i)) ? in.extra[Row(i)] : 0.0f;
-#pragma unroll
-      for (int c = 0; c < 4; ++c) {
-        const float2 key = Unpack(pairs[i][c]);
-        float x = fmaf(key.x, kLog2E, -(kFlat ? gauge[2 * c] : shift));
-        float y = fmaf(key.y, kLog2E, -(kFlat ? gauge[2 * c + 1] : shift));
-        if constexpr (!kFlat) x -= gauge[2 * c], y -= gauge[2 * c + 1];
-        x = Exp2(x), y = Exp2(y);
-        pairs[i][c] = Pack(x, y);
-        most = Max2(most, pairs[i][c]);
-        sum[2 * c] = kReverse ? fmaf(x, extra, sum[2 * c]) : sum[2 * c] + x;
-        sum[2 * c + 1] = kReverse ? fmaf(y, extra, sum[2 * c + 1]) : sum[2 * c + 1] + y;
-      }
-    }
-    return Max2(most, kMostOfKeys) == kMostOfKeys;
-  }
-
-  __device__ void Store(unsigned char* weights, int panel) const {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      *reinterpret_cast<uint4*>(weights + Offset(panel) + i * 16 * 128) =
-          make_uint4(pairs[i][0], pairs[i][1], pairs[i][2], pairs[i][3]);
-    }
-  }
-};
-
 /// A normaliser as two rows of an operand of products.
 __device__ inline void StoreHalves(unsigned char* halves, int column, float c) {
   const auto upper = __float2bfloat16_rn(c);
@@ -261,46 +159,6 @@ __device__ inline void StoreHalves(unsigned char* halves, int column, float c) {
   *reinterpret_cast<__nv_bfloat16*>(at + chunk * 16) = upper;
   *reinterpret_cast<__nv_bfloat16*>(at + 128 + (chunk ^ 1) * 16) =
       __float2bfloat16_rn(c - __bfloat162float(upper));
-}
-
-/// Weighs a panel of keys, bf16, rows outside the window as zeros, by one warpgroup. own, next: the
-/// features' gauges and normalisers before and after the window. raised: whether a gauge of this
-/// warp's columns changes; grows: whether a key grows too much within the window.
-template <bool kReverse, bool kFlat>
-__device__ void WeighPanel(const KeyRows& in, int panel, unsigned char* weights,
-                           const Gauges& gauges, const OwnFeature* own, OwnFeature* next,
-                           bool* raised, bool* grows) {
-  const bool writer = threadIdx.x % 2u == 0;
-  const int column = OwnColumn() + 64 * panel, count = in.window.end - in.window.begin;
-  const OwnFeature before = own[column];
-  KeyPart<kReverse, kFlat> part;
-  float r = before.m, sum[8];
-  // Decay lowers what a gauge is worth: where it does by much, keys are above the gauge.
-  for (bool search = in.decay * static_cast<float>(count) < -1.0f;; search = true) {
-    part.Load(in, panel, search);
-    if (search) r = fmaxf(r, part.Largest(in));
-    if (writer) gauges.r[column] = r;
-    __syncwarp();
-    const bool fits = part.Weigh(in, panel, gauges.r, sum) && r >= kLeastGauge;
-    if (search || __all_sync(0xffffffffu, fits)) {
-      *raised |= search;
-      break;
-    }
-  }
-  part.Store(weights, panel);
-  const float shrink = Exp2(before.m - r), norm = before.c * shrink;
-  const float c = norm + ReduceColumns(sum, [](float a, float b) { return a + b; });
-  if (!writer) return;
-  gauges.shrink[column] = shrink;
-  gauges.norm[column] = norm;
-  next[column].m = r + in.decay * static_cast<float>(count);
-  next[column].c = c;
-  if (r > before.m) {
-    const int row = kReverse ? in.window.end - 1 : in.window.begin;
-    const float start = KeyExponent<kReverse>(in, row, column);
-    // NaN does not grow; nor does one row, or a walk would never end.
-    *grows |= count > 1 && r - fmaxf(before.m, start) > kMaxGrowth;
-  }
 }
 
 /// How many rows of the window, in scan order, a column whose gauge is m does not grow too much in.
@@ -318,25 +176,6 @@ __device__ int RowsInRange(const KeyRows& in, int column, float m) {
     if (i > 0 && x - start > kMaxGrowth - 1.0f) return i;
   }
   return count;
-}
-
-/// The longest window from where `in.window` starts (in scan order) that does not grow too much.
-/// Slow: one thread walks one column.
-template <bool kReverse, int kPanels>
-__device__ Window ShrinkWindow(const KeyRows& in, const OwnFeature* own, int* shared_rows) {
-  const Window window = in.window;
-  const int count = window.end - window.begin;
-  if (threadIdx.x == 0) *shared_rows = count;
-  GroupBarrier<1>(kWeigherBarrier);
-  for (int column = OwnColumn(); column < 64 * kPanels; column += 64) {
-    const int rows = RowsInRange<kReverse>(in, column, own[column].m);
-    if (rows < count) atomicMin(shared_rows, rows);
-  }
-  GroupBarrier<1>(kWeigherBarrier);
-  const int rows = *shared_rows;
-  GroupBarrier<1>(kWeigherBarrier);
-  return kReverse ? Window{window.end - rows, window.end}
-                  : Window{window.begin, window.begin + rows};
 }
 
 #endif  // ELA_HOPPER_CODE
