@@ -139,8 +139,24 @@ void ElaLocalState(const Context& ctx, Tensor state, Tensor k, Tensor v, const E
 
 ELA_BACKENDS(ElaForward)
 void ElaForward(const Context& ctx, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v,
-                Tensor before, Tensor after, const ElaConfig& config, const Spans& spans) {
-  ELA_RUN(ElaForward, q, y, lse, q, k, v, before, after, config, spans);
+                Tensor before, Tensor after, const ElaConfig& config, const Spans& spans,
+                Tensor segments) {
+  ELA_RUN(ElaForward, q, y, lse, q, k, v, before, after, config, spans, segments);
+}
+
+#ifdef ELA_HAVE_CUDA
+namespace cuda {
+decltype(::ela::kernels::ElaSegmentFloats) ElaSegmentFloats;
+}
+#endif
+int64_t ElaSegmentFloats(const Context& ctx, Tensor y, Tensor q, Tensor k, Tensor v,
+                         const ElaConfig& config, const Spans& spans) {
+#ifdef ELA_HAVE_CUDA
+  if (ctx.backend == Backend::kCuda) {
+    return cuda::ElaSegmentFloats(ctx, y, q, k, v, config, spans);
+  }
+#endif
+  return 0;
 }
 
 ELA_BACKENDS(ElaLocalGradState)
@@ -152,9 +168,9 @@ void ElaLocalGradState(const Context& ctx, Tensor gstate, Tensor dy, Tensor q, T
 ELA_BACKENDS(ElaBackward)
 void ElaBackward(const Context& ctx, Tensor dq, Tensor dk, Tensor dv, Tensor dy, Tensor q, Tensor k,
                  Tensor v, Tensor y, Tensor lse, Tensor before, Tensor after, Tensor gbefore,
-                 Tensor gafter, const ElaConfig& config, const Spans& spans) {
+                 Tensor gafter, const ElaConfig& config, const Spans& spans, Tensor segments) {
   ELA_RUN(ElaBackward, q, dq, dk, dv, dy, q, k, v, y, lse, before, after, gbefore, gafter, config,
-          spans);
+          spans, segments);
 }
 
 ELA_BACKENDS(ElaDecode)

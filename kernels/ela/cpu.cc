@@ -199,7 +199,8 @@ void ElaLocalState(const Context& ctx, Tensor state, Tensor k, Tensor v, const E
 }
 
 void ElaForward(const Context& ctx, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v,
-                Tensor before, Tensor after, const ElaConfig& config, const Spans& spans) {
+                Tensor before, Tensor after, const ElaConfig& config, const Spans& spans,
+                Tensor /*segments*/) {
   const int64_t tokens = q.dim(0), sequences = CheckEla(config, spans, tokens);
   CheckRows(config, tokens, {q, k}, {v, y});
   CheckShape("lse", lse, tokens, config.num_heads);
@@ -223,7 +224,7 @@ void ElaLocalGradState(const Context& ctx, Tensor gstate, Tensor dy, Tensor q, T
 
 void ElaBackward(const Context& ctx, Tensor dq, Tensor dk, Tensor dv, Tensor dy, Tensor q, Tensor k,
                  Tensor v, Tensor y, Tensor lse, Tensor before, Tensor after, Tensor gbefore,
-                 Tensor gafter, const ElaConfig& config, const Spans& spans) {
+                 Tensor gafter, const ElaConfig& config, const Spans& spans, Tensor /*segments*/) {
   const int64_t tokens = q.dim(0), sequences = CheckEla(config, spans, tokens);
   CheckRows(config, tokens, {q, k, dq, dk}, {v, y, dy, dv});
   CheckShape("lse", lse, tokens, config.num_heads);

@@ -74,8 +74,15 @@ void ElaLocalState(const Context& ctx, Tensor state, Tensor k, Tensor v, const E
 /// [B, S] is what ranks before this one contribute to each sequence's first span, `after` what
 /// later ranks contribute to its last span (bidirectional only); empty: the identity. Finite for
 /// any finite q, k, v whose sums of v are: elements of q and k beyond 2^20 count as 2^20.
+/// `segments` [ElaSegmentFloats] (float): overwritten by states that ElaBackward can start from.
 void ElaForward(const Context& ctx, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v,
-                Tensor before, Tensor after, const ElaConfig& config, const Spans& spans);
+                Tensor before, Tensor after, const ElaConfig& config, const Spans& spans,
+                Tensor segments = {});
+
+/// Of the tensors of a forward pass: floats of the states that a device finds where it cuts long
+/// sequences into segments. 0: there are none, and nothing to be saved.
+int64_t ElaSegmentFloats(const Context& ctx, Tensor y, Tensor q, Tensor k, Tensor v,
+                         const ElaConfig& config, const Spans& spans);
 
 /// gstate [B, S]: the gradient state of each sequence's first or last span (model.md 1.2: reverse
 /// scan), from the identity.
@@ -84,10 +91,10 @@ void ElaLocalGradState(const Context& ctx, Tensor gstate, Tensor dy, Tensor q, T
 
 /// dq, dk [T, H, D], dv [T, H, Dv] overwritten (may be strided). `before`/`after` as in ElaForward;
 /// `gbefore`/`gafter`: the gradient states of the ranks before (bidirectional only) and after this
-/// one.
+/// one. `segments`: what ElaForward left of the same tensors, or empty: found again.
 void ElaBackward(const Context& ctx, Tensor dq, Tensor dk, Tensor dv, Tensor dy, Tensor q, Tensor k,
                  Tensor v, Tensor y, Tensor lse, Tensor before, Tensor after, Tensor gbefore,
-                 Tensor gafter, const ElaConfig& config, const Spans& spans);
+                 Tensor gafter, const ElaConfig& config, const Spans& spans, Tensor segments = {});
 
 /// One token of each of B sequences: state [B, S] takes k [B, H, D] and v [B, H, Dv] in, then y [B,
 /// H, Dv] is read out with q [B, H, D]. O(1) in the context length.

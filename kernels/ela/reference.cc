@@ -222,7 +222,8 @@ void ElaLocalState(const Context&, Tensor state, Tensor k_in, Tensor v_in, const
 }
 
 void ElaForward(const Context&, Tensor y_out, Tensor lse_out, Tensor q_in, Tensor k_in, Tensor v_in,
-                Tensor before, Tensor after, const ElaConfig& config, const Spans& spans) {
+                Tensor before, Tensor after, const ElaConfig& config, const Spans& spans,
+                Tensor /*segments*/) {
   const int64_t sequences = CheckEla(config, spans, q_in.dim(0));
   CheckState("before", before, config, sequences, true);
   CheckState("after", after, config, sequences, true);
@@ -264,7 +265,7 @@ void ElaLocalGradState(const Context&, Tensor gstate, Tensor dy_in, Tensor q_in,
 void ElaBackward(const Context&, Tensor dq_out, Tensor dk_out, Tensor dv_out, Tensor dy_in,
                  Tensor q_in, Tensor k_in, Tensor v_in, Tensor y_in, Tensor lse_in, Tensor before,
                  Tensor after, Tensor gbefore, Tensor gafter, const ElaConfig& config,
-                 const Spans& spans) {
+                 const Spans& spans, Tensor /*segments*/) {
   const int64_t sequences = CheckEla(config, spans, q_in.dim(0));
   for (const Tensor& state : {before, after, gbefore, gafter}) {
     CheckState("state", state, config, sequences, true);

@@ -128,18 +128,43 @@ int64_t Features(const Sizes& s, int64_t head_dim) {
   return exp ? head_dim : head_dim + 2;
 }
 
-// The states of B sequences: per head a count, D numbers of the gauge, F x (D + 1) sums; in float.
-int64_t StateBlock(const Sizes& s, int64_t heads) {
+// States: per head a count, D numbers of the gauge, F x (D + 1) sums; in float.
+int64_t StateBlock(const Sizes& s, int64_t heads, int64_t states) {
   const int64_t head_dim = s.d / heads;
   const int64_t per_head = 1 + head_dim + Features(s, head_dim) * (head_dim + 1);
-  return Block(s.b * heads * per_head, kFloat);
+  return Block(states * heads * per_head, kFloat);
 }
 
-// Linear attention between projections: log-denominators, and with a sharded sequence the folded
-// states.
+// Linear attention on Hopper (kernels/ela/cuda): hadamard_exp, bf16, head dims 64 and 128.
+bool OnHopper(const Sizes& s, int64_t heads) {
+  const int64_t head_dim = s.d / heads;
+  return s.device && s.element == 2 && Features(s, head_dim) == head_dim &&
+         (head_dim == 64 || head_dim == 128);
+}
+
+// States of the segments that sequences of one document are cut into where heads alone do not fill
+// a card (kernels/ela/cuda/plan.h); bidirectional: of whole sequences too.
+int64_t ElaSegments(const Sizes& s, int64_t heads, bool causal) {
+  constexpr int64_t kMultiprocessors = 132, kChunk = 64;
+  const int64_t head_dim = s.d / heads, length = s.t / s.b;
+  const bool hopper = OnHopper(s, heads);
+  const int64_t item_blocks = heads * (hopper ? 1 : (head_dim + 31) / 32);
+  const int64_t blocks = kMultiprocessors * (!hopper ? 8 : head_dim == 128 ? 1 : 2);
+  if (10 * s.b * item_blocks >= 7 * blocks) return causal ? 0 : s.b;
+  const auto up = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
+  const int64_t items = std::max<int64_t>(1, blocks / item_blocks);
+  const int64_t rows = up(std::max<int64_t>(1, up(s.t, items)), kChunk) * kChunk;
+  if (causal && length <= rows + rows / 4) return 0;
+  return s.b * std::clamp<int64_t>(up(length, rows), 1, std::max<int64_t>(1, up(length, kChunk)));
+}
+
+// Linear attention between projections: log-denominators, with a sharded sequence the folded
+// states, and on Hopper the states of segments.
 int64_t ElaSaved(const Sizes& s, int64_t heads, bool causal) {
-  const int64_t states = s.sequence > 1 ? (causal ? 1 : 2) * StateBlock(s, heads) : 0;
-  return Block(s.t * heads, kFloat) + states;
+  const int64_t states = s.sequence > 1 ? (causal ? 1 : 2) * StateBlock(s, heads, s.b) : 0;
+  const int64_t segments =
+      OnHopper(s, heads) ? StateBlock(s, heads, ElaSegments(s, heads, causal)) : 0;
+  return Block(s.t * heads, kFloat) + states + segments;
 }
 
 // norm, q, k, v and the output between projections; the reciprocal norm; what attention itself
@@ -208,19 +233,12 @@ int64_t Widened(const Sizes& s, int64_t rows, int64_t x, int64_t y, int64_t weig
 // states of the segments that sequences are cut into where heads alone do not fill the card, and of
 // the polynomial kernels the gradients of the features of some heads.
 int64_t ElaDeviceWork(const Sizes& s, int64_t heads, bool causal) {
-  constexpr int64_t kMultiprocessors = 132, kRawBytes = 64 << 20;
+  constexpr int64_t kRawBytes = 64 << 20;
   const int64_t head_dim = s.d / heads, features = Features(s, head_dim);
-  const bool exp = features == head_dim;
-  const bool hopper = exp && s.element == 2 && (head_dim == 64 || head_dim == 128);
-  const int64_t blocks_per_item = hopper ? 1 : (head_dim + 31) / 32;
-  const int64_t blocks = kMultiprocessors * (!hopper ? 8 : head_dim == 128 ? 1 : 2);
-  const int64_t items = std::max<int64_t>(1, blocks / (heads * blocks_per_item));
-  const bool split = 10 * s.b * heads * blocks_per_item < 7 * blocks;
-  const int64_t chunks = s.b * ((s.t / s.b + 63) / 64);
-  const int64_t slots = split ? std::min(items, chunks) : causal ? 0 : s.b;
   const int64_t head_bytes = s.t * features * kFloat;
-  const int64_t raw = exp ? 0 : head_bytes * std::clamp<int64_t>(kRawBytes / head_bytes, 1, heads);
-  return Block(s.t * heads, kFloat) + slots * (StateBlock(s, heads) / s.b) + raw;
+  const int64_t raw =
+      features == head_dim ? 0 : head_bytes * std::clamp<int64_t>(kRawBytes / head_bytes, 1, heads);
+  return Block(s.t * heads, kFloat) + StateBlock(s, heads, ElaSegments(s, heads, causal)) + raw;
 }
 
 // Linear attention at work: states of all shards, of what is around, and on the CPU one state for
@@ -228,10 +246,11 @@ int64_t ElaDeviceWork(const Sizes& s, int64_t heads, bool causal) {
 int64_t ElaWork(const Sizes& s, int64_t heads, bool causal) {
   constexpr int64_t kChunk = 64;
   const int64_t edges = causal ? 1 : 2;
-  const int64_t exchange = s.sequence > 1 ? (s.sequence + 2) * edges * StateBlock(s, heads) : 0;
+  const int64_t exchange =
+      s.sequence > 1 ? (s.sequence + 2) * edges * StateBlock(s, heads, s.b) : 0;
   if (s.device) return exchange + ElaDeviceWork(s, heads, causal);
   const int64_t chunks = 2 * ((s.t + kChunk - 1) / kChunk + s.b);
-  return exchange + chunks * (StateBlock(s, heads) / std::max<int64_t>(1, s.b));
+  return exchange + StateBlock(s, heads, chunks);
 }
 
 // Softmax attention on P shards: what this rank sends around the ring; up to two buffers of what

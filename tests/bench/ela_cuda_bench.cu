@@ -22,6 +22,7 @@
 namespace ela::kernels::cuda {
 
 decltype(::ela::kernels::ElaForward) ElaForward;
+decltype(::ela::kernels::ElaSegmentFloats) ElaSegmentFloats;
 decltype(::ela::kernels::ElaBackward) ElaBackward;
 decltype(::ela::kernels::ElaDecode) ElaDecode;
 decltype(::ela::kernels::ElaStateIdentity) ElaStateIdentity;
@@ -71,8 +72,11 @@ void Run(Bench* bench, const Row& row, double copy, bool json) {
   const Tensor v = bench->Random(&memory, rows, row.heads, row.dim);
   const Tensor y = bench->Random(&memory, rows, row.heads, row.dim);
   const Tensor lse = bench->Floats(&memory, rows, row.heads);
-  const double forward = bench->MedianSeconds(
-      [&] { cuda::ElaForward(bench->ctx(), y, lse, q, k, v, Tensor(), Tensor(), config, spans); });
+  const int64_t floats = cuda::ElaSegmentFloats(bench->ctx(), y, q, k, v, config, spans);
+  const Tensor segments = floats > 0 ? bench->Floats(&memory, 1, floats) : Tensor();
+  const double forward = bench->MedianSeconds([&] {
+    cuda::ElaForward(bench->ctx(), y, lse, q, k, v, Tensor(), Tensor(), config, spans, segments);
+  });
   double backward = 0;
   if (row.backward) {
     const Tensor dy = bench->Random(&memory, rows, row.heads, row.dim);
@@ -82,7 +86,7 @@ void Run(Bench* bench, const Row& row, double copy, bool json) {
     const Tensor none;
     backward = bench->MedianSeconds([&] {
       cuda::ElaBackward(bench->ctx(), dq, dk, dv, dy, q, k, v, y, lse, none, none, none, none,
-                        config, spans);
+                        config, spans, segments);
     });
   }
   Print(row, forward, backward, copy, json);

@@ -78,7 +78,11 @@ absl::Status ElaMixer::FinishForward(const LayerContext& layer, Tensor y, const 
       FoldAfter(layer.ctx, after_, gathered_, config_, rows.folds(), StateKind::kState);
     }
   }
-  kernels::ElaForward(layer.ctx, y, lse_, in.q, in.k, in.v, before_, after_, config_, rows.spans());
+  const int64_t floats =
+      kernels::ElaSegmentFloats(layer.ctx, y, in.q, in.k, in.v, config_, rows.spans());
+  segments_ = floats > 0 ? layer.SavedStatistic({floats}) : Tensor();
+  kernels::ElaForward(layer.ctx, y, lse_, in.q, in.k, in.v, before_, after_, config_, rows.spans(),
+                      segments_);
   return absl::OkStatus();
 }
 
@@ -108,7 +112,7 @@ absl::Status ElaMixer::FinishBackward(const LayerContext& layer, const Qkv& din,
     }
   }
   kernels::ElaBackward(layer.ctx, din.q, din.k, din.v, dy, in.q, in.k, in.v, y, lse_, before_,
-                       after_, grad_before, grad_after, config_, rows.spans());
+                       after_, grad_before, grad_after, config_, rows.spans(), segments_);
   return absl::OkStatus();
 }
 

@@ -8,7 +8,8 @@
 //             fold -> dq, dk, dv
 //
 // Saved: lse [T, H] and the folded states [B, S] (one; bidirectional: two), floats: 4 (T H + B S)
-// bytes. The exchange is issued whatever the documents are, so no collective depends on data.
+// bytes; on a device the states of the segments that it cuts long sequences into. The exchange is
+// issued whatever the documents are, so no collective depends on data.
 #pragma once
 
 #include <memory>
@@ -48,8 +49,8 @@ class ElaMixer : public Mixer {
   kernels::ElaConfig config_;
   Communicator* sequence_;  // null: nothing to exchange
   StateExchange exchange_;
-  kernels::Tensor mine_, gathered_;       // [edges B, S], [P, edges B, S]; scratch
-  kernels::Tensor lse_, before_, after_;  // saved
+  kernels::Tensor mine_, gathered_;                  // [edges B, S], [P, edges B, S]; scratch
+  kernels::Tensor lse_, before_, after_, segments_;  // saved
 };
 
 }  // namespace ela::trainer

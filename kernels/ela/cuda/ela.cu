@@ -198,7 +198,8 @@ void ElaLocalGradState(const Context& ctx, Tensor gstate, Tensor dy, Tensor q, T
 }
 
 void PortableForward(const Context& ctx, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v,
-                     Tensor before, Tensor after, const ElaConfig& config, const Spans& spans) {
+                     Tensor before, Tensor after, const ElaConfig& config, const Spans& spans,
+                     Tensor /*segments*/) {
   const ArenaScope scope(ctx.scratch);
   const Scan scan = PlanPortable(ctx, config, spans, {}, !config.causal);
   ScanArgs args = ArgsOf(config, scan, false);
@@ -214,7 +215,8 @@ void PortableForward(const Context& ctx, Tensor y, Tensor lse, Tensor q, Tensor 
 
 void PortableBackward(const Context& ctx, Tensor dq, Tensor dk, Tensor dv, Tensor dy, Tensor q,
                       Tensor k, Tensor v, Tensor y, Tensor lse, Tensor before, Tensor after,
-                      Tensor gbefore, Tensor gafter, const ElaConfig& config, const Spans& spans) {
+                      Tensor gbefore, Tensor gafter, const ElaConfig& config, const Spans& spans,
+                      Tensor /*segments*/) {
   const ArenaScope scope(ctx.scratch);
   const int64_t rows = spans.begin.back();
   auto* minus_delta = TakeScratch<float>(ctx, rows * config.num_heads);
@@ -225,19 +227,27 @@ void PortableBackward(const Context& ctx, Tensor dq, Tensor dk, Tensor dv, Tenso
 }
 
 void ElaForward(const Context& ctx, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v,
-                Tensor before, Tensor after, const ElaConfig& config, const Spans& spans) {
+                Tensor before, Tensor after, const ElaConfig& config, const Spans& spans,
+                Tensor segments) {
   CheckDims(config);
   if (spans.begin.back() == 0) return;
   if (HopperApplies(ctx, config, {y, q, k, v})) {
-    RunHopperForward(ctx, {y, lse, q, k, v, StatesOf(before), StatesOf(after)}, config, spans);
+    const HopperForward op = {y, lse, q, k, v, StatesOf(before), StatesOf(after), segments};
+    RunHopperForward(ctx, op, config, spans);
   } else {
-    PortableForward(ctx, y, lse, q, k, v, before, after, config, spans);
+    PortableForward(ctx, y, lse, q, k, v, before, after, config, spans, segments);
   }
+}
+
+int64_t ElaSegmentFloats(const Context& ctx, Tensor y, Tensor q, Tensor k, Tensor v,
+                         const ElaConfig& config, const Spans& spans) {
+  if (!HopperApplies(ctx, config, {y, q, k, v})) return 0;
+  return HopperSegmentFloats(ctx, config, spans);
 }
 
 void ElaBackward(const Context& ctx, Tensor dq, Tensor dk, Tensor dv, Tensor dy, Tensor q, Tensor k,
                  Tensor v, Tensor y, Tensor lse, Tensor before, Tensor after, Tensor gbefore,
-                 Tensor gafter, const ElaConfig& config, const Spans& spans) {
+                 Tensor gafter, const ElaConfig& config, const Spans& spans, Tensor segments) {
   CheckDims(config);
   if (spans.begin.back() == 0) return;
   if (HopperApplies(ctx, config, {dq, dk, dv, dy, q, k, v})) {
@@ -252,11 +262,12 @@ void ElaBackward(const Context& ctx, Tensor dq, Tensor dk, Tensor dv, Tensor dy,
                                StatesOf(before),
                                StatesOf(after),
                                StatesOf(gbefore),
-                               StatesOf(gafter)};
+                               StatesOf(gafter),
+                               segments};
     RunHopperBackward(ctx, op, config, spans);
   } else {
     PortableBackward(ctx, dq, dk, dv, dy, q, k, v, y, lse, before, after, gbefore, gafter, config,
-                     spans);
+                     spans, segments);
   }
 }
 

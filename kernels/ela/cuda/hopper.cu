@@ -1,9 +1,8 @@
 // Plans and launches the Hopper scans: one pass where the items fill the card, else states of the
 // segments, their fold, and the pass from each segment's prefix.
-#include "kernels/ela/cuda/hopper.h"
-
 #include <algorithm>
 
+#include "kernels/ela/cuda/hopper.h"
 #include "kernels/ela/cuda/hopper_launch.h"
 #include "kernels/hopper.h"
 
@@ -49,17 +48,25 @@ struct Scan {
   bool folds = false;  // a chain has several segments
 };
 
-Scan PlanScans(const Context& ctx, const ElaConfig& config, const Spans& spans) {
+ScanPlan PlanOf(const Context& ctx, const ElaConfig& config, const Spans& spans) {
   ScanShape shape;
   shape.num_heads = config.num_heads;
   shape.target_blocks = HopperBlocks(ctx, config);
   shape.chunk = hopper::kTileRows;
   shape.every_span_a_chain = !config.causal;
-  const ScanPlan plan = PlanScan(spans, {}, shape);
+  return PlanScan(spans, {}, shape);
+}
+
+int64_t StateFloats(const ScanPlan& plan, const ElaConfig& config) {
+  return plan.num_slots * config.num_heads * LayoutOf(config).size;
+}
+
+Scan StartScans(const Context& ctx, const ElaConfig& config, const Spans& spans) {
+  const ScanPlan plan = PlanOf(ctx, config, spans);
   Scan scan;
   scan.plan = Upload(ctx, plan, spans, config);
   scan.folds = plan.num_slots > scan.plan.num_chains;
-  scan.states = TakeScratch<float>(ctx, plan.num_slots * config.num_heads * LayoutOf(config).size);
+  scan.states = TakeScratch<float>(ctx, StateFloats(plan, config));
   return scan;
 }
 
@@ -106,10 +113,17 @@ void RunHopperStates(const Context& ctx, const HopperStates& op, const DevicePla
   hopper::LaunchStates(StreamOf(ctx), PanelsOf(config), args, op.lse != nullptr);
 }
 
+int64_t HopperSegmentFloats(const Context& ctx, const ElaConfig& config, const Spans& spans) {
+  // Bidirectional scans have a state for each document: too many to be kept.
+  if (!config.causal && spans.count() > spans.sequence.back() + 1) return 0;
+  return StateFloats(PlanOf(ctx, config, spans), config);
+}
+
 void RunHopperForward(const Context& ctx, const HopperForward& op, const ElaConfig& config,
                       const Spans& spans) {
   const ArenaScope scope(ctx.scratch);
-  const Scan scan = PlanScans(ctx, config, spans);
+  Scan scan = StartScans(ctx, config, spans);
+  if (!op.segments.empty()) scan.states = op.segments.as<float>();
   HopperStates states;
   states.keys = op.k;
   states.values = op.v;
@@ -131,15 +145,19 @@ void RunHopperForward(const Context& ctx, const HopperForward& op, const ElaConf
 void RunHopperBackward(const Context& ctx, const HopperBackward& op, const ElaConfig& config,
                        const Spans& spans) {
   const ArenaScope scope(ctx.scratch);
-  const Scan scan = PlanScans(ctx, config, spans);
+  const Scan scan = StartScans(ctx, config, spans);
   const int panels = PanelsOf(config);
   auto* minus_delta = TakeScratch<float>(ctx, spans.begin.back() * config.num_heads);
   HopperStates states;
-  states.keys = op.k;
-  states.values = op.v;
-  PrepareStates(ctx, states, scan, config, op.before, op.after);
   hopper::BackwardArgs args;
   args.walk = WalkOf(scan.plan, scan.states, config);
+  if (op.segments.empty()) {
+    states.keys = op.k;
+    states.values = op.v;
+    PrepareStates(ctx, states, scan, config, op.before, op.after);
+  } else {
+    args.walk.states = op.segments.as<float>();
+  }
   args.walk.edge_states = op.before;
   args.q = MapOf(op.q), args.k = MapOf(op.k), args.v = MapOf(op.v), args.dy = MapOf(op.dy);
   args.dq = op.dq.data(), args.dk = op.dk.data(), args.dv = op.dv.data();
@@ -148,6 +166,7 @@ void RunHopperBackward(const Context& ctx, const HopperBackward& op, const ElaCo
   args.lse = op.lse;
   args.minus_delta = minus_delta;
   hopper::LaunchQueryGradient(StreamOf(ctx), panels, args, config.causal);
+  args.walk.states = scan.states;
   states.keys = op.q;
   states.values = op.dy;
   states.lse = op.lse;

@@ -33,6 +33,7 @@ struct HopperForward {
   Tensor y, lse, q, k, v;
   const float* before = nullptr;  // [B, H, size] or null, as all of these
   const float* after = nullptr;
+  Tensor segments;  // empty: not wanted
 };
 void RunHopperForward(const Context& ctx, const HopperForward& op, const ElaConfig& config,
                       const Spans& spans);
@@ -44,9 +45,13 @@ struct HopperBackward {
   const float* after = nullptr;
   const float* gbefore = nullptr;
   const float* gafter = nullptr;
+  Tensor segments;  // empty: found again
 };
 void RunHopperBackward(const Context& ctx, const HopperBackward& op, const ElaConfig& config,
                        const Spans& spans);
+
+/// Floats of `segments`; 0 where a scan needs no states of segments.
+int64_t HopperSegmentFloats(const Context& ctx, const ElaConfig& config, const Spans& spans);
 
 /// One token of each of B sequences; states [B, H, size] at a multiple of 16 bytes.
 void RunHopperDecode(const Context& ctx, const Tensor& y, float* states, const Tensor& q,

@@ -346,6 +346,30 @@ TEST_F(Ela, SameResultTwice) {
   }
 }
 
+TEST_F(Ela, StatesKeptForTheBackwardPassChangeNoBit) {
+  for (const int64_t dim : {64, 128}) {
+    for (const bool causal : {true, false}) {
+      const ElaConfig config = Config(FeatureMap::kHadamardExp, 2, dim, causal);
+      const Attention a = MakeAttention(config, MakeSpans({300, 170}, false), Family::kNormal, 8,
+                                        [](double x) { return RoundTo(DType::kBf16, x); });
+      CudaContext ctx;
+      std::vector<std::vector<double>> found;
+      for (const bool keeps : {false, true}) {
+        Shard shard(a, DType::kBf16, 0, 470, a.spans);
+        shard.keeps_segments = keeps;
+        shard.Forward(ctx);
+        EXPECT_FALSE(shard.Segments().empty());
+        shard.Backward(ctx);
+        ctx.Synchronize();
+        const std::vector<std::vector<double>> got = {shard.dq.Get(), shard.dk.Get(),
+                                                      shard.dv.Get()};
+        if (!keeps) found = got;
+        EXPECT_EQ(got, found);
+      }
+    }
+  }
+}
+
 TEST_F(Ela, FirstTokenOppositeToItsKeyIsItsValue) {
   ElaConfig config = Config(FeatureMap::kSumSquared, 1, 64, true);
   Attention a = MakeAttention(config, MakeSpans({1}, true), Family::kNormal, 9,

@@ -1,6 +1,7 @@
 // An attention of ela_oracle.h on the device: its inputs uploaded, the ops run, the errors.
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "tests/kernels/cuda/cuda_testing.h"
@@ -12,6 +13,7 @@ namespace ela::kernels::cuda {
 decltype(::ela::kernels::ElaStateIdentity) ElaStateIdentity;
 decltype(::ela::kernels::ElaFold) ElaFold;
 decltype(::ela::kernels::ElaLocalState) ElaLocalState;
+decltype(::ela::kernels::ElaSegmentFloats) ElaSegmentFloats;
 decltype(::ela::kernels::ElaForward) ElaForward;
 decltype(::ela::kernels::ElaLocalGradState) ElaLocalGradState;
 decltype(::ela::kernels::ElaBackward) ElaBackward;
@@ -94,14 +96,20 @@ class Shard {
 
   void Forward(const kernels::Context& ctx, const Tensor& before = {}, const Tensor& after = {}) {
     auto* forward = portable ? kernels::cuda::PortableForward : kernels::cuda::ElaForward;
+    const int64_t floats =
+        portable ? 0
+                 : kernels::cuda::ElaSegmentFloats(ctx, Heads(y), Heads(q_), Heads(k_), Heads(v_),
+                                                   config_, spans_);
+    segments_ = floats > 0 ? std::make_unique<DeviceBuffer>(DType::kF32, 1, floats) : nullptr;
     forward(ctx, Heads(y), lse.tensor(), Heads(q_), Heads(k_), Heads(v_), before, after, config_,
-            spans_);
+            spans_, Segments());
   }
   void Backward(const kernels::Context& ctx, const Tensor& before = {}, const Tensor& after = {},
                 const Tensor& gbefore = {}, const Tensor& gafter = {}) {
     auto* backward = portable ? kernels::cuda::PortableBackward : kernels::cuda::ElaBackward;
     backward(ctx, Heads(dq), Heads(dk), Heads(dv), Heads(dy_), Heads(q_), Heads(k_), Heads(v_),
-             Heads(y), lse.tensor(), before, after, gbefore, gafter, config_, spans_);
+             Heads(y), lse.tensor(), before, after, gbefore, gafter, config_, spans_,
+             keeps_segments ? Segments() : Tensor());
   }
   void LocalState(const kernels::Context& ctx, const Tensor& state, SpanEdge edge) {
     kernels::cuda::ElaLocalState(ctx, state, Heads(k_), Heads(v_), config_, spans_, edge);
@@ -110,6 +118,7 @@ class Shard {
     kernels::cuda::ElaLocalGradState(ctx, state, Heads(dy_), Heads(q_), Heads(y), lse.tensor(),
                                      config_, spans_, edge);
   }
+  Tensor Segments() const { return segments_ == nullptr ? Tensor() : segments_->tensor(); }
   Tensor Heads(const DeviceBuffer& x) const { return x.Heads(config_.num_heads); }
 
  private:
@@ -117,10 +126,12 @@ class Shard {
   Spans spans_;
   int64_t rows_, keys_, values_;
   DeviceBuffer q_, k_, v_, dy_;
+  std::unique_ptr<DeviceBuffer> segments_;
 
  public:
   DeviceBuffer y, lse, dq, dk, dv;
   bool portable = false;
+  bool keeps_segments = true;  // from the forward pass for the backward pass
 };
 
 struct Errors {
