@@ -187,6 +187,32 @@ __device__ inline void WeighKeys(uint32_t panel, const Place& at, const DecayedR
   }
 }
 
+/// Starts dk of 64 features, and publishes what the reader needs of them and of the step.
+template <int kPanels>
+__device__ void Publish(const KeyMemory<kPanels>& mem, int panel, const Place& at,
+                        const Features<kPanels>& own, const Keys& queries, uint32_t values,
+                        uint32_t scores, const KeyStep& step, float (&dk)[32]) {
+  const auto own_rows = static_cast<uint32_t>(panel * kPanelBytes);
+  uint32_t state[4 * kPanels][4];
+  queries.Store(mem.Weights() + own_rows, at.warp);
+  PackState(own, state);
+  WgmmaFence();
+  MultiplyFeatures<kPanels>(state, queries, values, scores, dk);
+  WgmmaCommit();
+#pragma unroll
+  for (int i = 0; i < 4 * kPanels; ++i) {
+    const auto columns = static_cast<uint32_t>(i / 4 * mem.kTile);
+    StoreFragment(mem.Copy() + columns + own_rows, at.warp, i % 4, state[i]);
+  }
+  if (at.t == 0) {
+    mem.Gauge()[64 * panel + at.row] = own.m[0];
+    mem.Gauge()[64 * panel + at.row + 8] = own.m[1];
+  }
+  if (threadIdx.x == 0) *mem.StepOf() = step;
+  FenceProxy();
+  ArriveWarp(mem.Published());
+}
+
 template <int kPanels>
 __device__ void Keep(const BackwardArgs& p, const KeyMemory<kPanels>& mem, const DeviceItem& item,
                      int head, int panel) {
@@ -221,26 +247,7 @@ __device__ void Keep(const BackwardArgs& p, const KeyMemory<kPanels>& mem, const
         mem.WaitScored(chunk);
       }
       if (step > 0) WaitBarrier(mem.Read(), (step - 1) % 2);
-      queries.Store(mem.Weights() + own_rows, at.warp);
-      {
-        uint32_t state[4 * kPanels][4];
-        PackState(own, state);
-        WgmmaFence();
-        MultiplyFeatures<kPanels>(state, queries, values, mem.Scores(chunk), dk);
-        WgmmaCommit();
-#pragma unroll
-        for (int i = 0; i < 4 * kPanels; ++i) {
-          const auto columns = static_cast<uint32_t>(i / 4 * mem.kTile);
-          StoreFragment(mem.Copy() + columns + own_rows, at.warp, i % 4, state[i]);
-        }
-      }
-      if (at.t == 0) {
-        mem.Gauge()[64 * panel + at.row] = own.m[0];
-        mem.Gauge()[64 * panel + at.row + 8] = own.m[1];
-      }
-      if (threadIdx.x == 0) *mem.StepOf() = {window, last};
-      FenceProxy();
-      ArriveWarp(mem.Published());
+      Publish(mem, panel, at, own, queries, values, mem.Scores(chunk), {window, last}, dk);
       WgmmaWait<0>();
       own.StartUpdate(queries, dy, u);
       const DecayedRows rows(decay * static_cast<float>(window.end), -decay);

@@ -163,12 +163,40 @@ __device__ float2 Delta(const QueryMemory<kPanels>& mem, int step) {
   return {all.x / all.y, all.z / all.w};
 }
 
+/// dq = g - delta h of 64 features, once the sums of all are there; and -delta.
+template <int kPanels>
+__device__ void WriteStep(const BackwardArgs& p, const QueryMemory<kPanels>& mem, int step,
+                          const Chunk& now, const Window& window, int head, int panel,
+                          const Place& at, float (&g)[32], const float (&h)[32]) {
+  WaitBarrier(mem.Summed(step), step / 2 % 2);
+  const float2 delta = Delta(mem, step);
+  if (panel == 0 && at.warp == 0) {
+    const int row = static_cast<int>(threadIdx.x) * 2;
+    float* to = p.minus_delta + (int64_t{now.row} + row) * p.walk.heads + head;
+    if (window.Holds(row)) to[0] = -delta.x;
+    if (window.Holds(row + 1)) to[p.walk.heads] = -delta.y;
+  }
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+    const float x = __shfl_sync(0xffffffffu, delta.x, 4 * j + at.t);
+    const float y = __shfl_sync(0xffffffffu, delta.y, 4 * j + at.t);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      g[4 * j + 2 * i] -= x * h[4 * j + 2 * i];
+      g[4 * j + 2 * i + 1] -= y * h[4 * j + 2 * i + 1];
+    }
+  }
+  const int64_t own_column = 64 * (kPanels * head + panel);
+  WriteFeatures(at, window,
+                static_cast<__nv_bfloat16*>(p.dq) + int64_t{now.row} * p.dq_stride + own_column,
+                p.dq_stride, g);
+}
+
 template <int kPanels, bool kFlat>
 __device__ void Keep(const BackwardArgs& p, const QueryMemory<kPanels>& mem, const DeviceItem& item,
                      int head, int panel) {
   const Place at;
   const float decay = kFlat ? 0.0f : p.walk.plan.log_decay[head] * kLog2E;
-  const int64_t own_column = 64 * (kPanels * head + panel);
   Features<kPanels> own;
   int step = 0;
   for (int chunk = 0;; ++chunk) {
@@ -222,27 +250,7 @@ __device__ void Keep(const BackwardArgs& p, const QueryMemory<kPanels>& mem, con
       }
       own.Add(keys, values, u);
       if (last) ArriveWarp(mem.StreamsUsed(chunk));
-      WaitBarrier(mem.Summed(step), step / 2 % 2);
-      const float2 delta = Delta(mem, step);
-      if (panel == 0 && at.warp == 0) {
-        const int row = static_cast<int>(threadIdx.x) * 2;
-        float* to = p.minus_delta + (int64_t{now.row} + row) * p.walk.heads + head;
-        if (window.Holds(row)) to[0] = -delta.x;
-        if (window.Holds(row + 1)) to[p.walk.heads] = -delta.y;
-      }
-#pragma unroll
-      for (int j = 0; j < 8; ++j) {
-        const float x = __shfl_sync(0xffffffffu, delta.x, 4 * j + at.t);
-        const float y = __shfl_sync(0xffffffffu, delta.y, 4 * j + at.t);
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          g[4 * j + 2 * i] -= x * h[4 * j + 2 * i];
-          g[4 * j + 2 * i + 1] -= y * h[4 * j + 2 * i + 1];
-        }
-      }
-      WriteFeatures(at, window,
-                    static_cast<__nv_bfloat16*>(p.dq) + int64_t{now.row} * p.dq_stride + own_column,
-                    p.dq_stride, g);
+      WriteStep(p, mem, step, now, window, head, panel, at, g, h);
     }
   }
 }
