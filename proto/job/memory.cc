@@ -324,16 +324,21 @@ int64_t MoeWork(const Sizes& s) {
   return by_token + std::max(by_expert, router);
 }
 
-// Logits by tiles: on a device of about 256 MiB; on the CPU of about 4 MiB, at least a thousand
-// rows of a vocabulary that is cut or 128 of one that is not.
+// On a device (kernels/loss/tiles.h) tiles of logits, and of their gradients with more rows.
+int64_t LossDeviceWork(const Sizes& s) {
+  constexpr int64_t kBytes = 384 << 20, kLogitBytes = 128 << 20;
+  const int64_t stride = RoundUp(s.model.vocab_size(), 8), logit_row = stride * kFloat;
+  const int64_t logits = std::max(256 / s.element, kLogitBytes / logit_row / 128 * 128);
+  const int64_t left = (kBytes - logits * logit_row) / (stride * s.element);
+  const int64_t gradients = std::min(s.t, std::max<int64_t>(1, left / logits) * logits);
+  return Block(std::min(s.t, logits) * stride, kFloat) + Block(gradients * stride, s.element) +
+         Block(gradients, 2 * kFloat);
+}
+
+// On the CPU logits by tiles of about 4 MiB, at least a thousand rows of a vocabulary that is cut
+// or 128 of one that is not.
 int64_t LossWork(const Sizes& s) {
-  if (s.device) {
-    constexpr int64_t kDeviceTileFloats = 64 << 20;
-    const int64_t most =
-        std::max<int64_t>(128, kDeviceTileFloats / s.model.vocab_size() / 128 * 128);
-    const int64_t rows = std::min(s.t, most);
-    return Block(rows * s.model.vocab_size(), kFloat) + Block(rows, 2 * kFloat);
-  }
+  if (s.device) return LossDeviceWork(s);
   constexpr int64_t kTileFloats = 1 << 20;
   constexpr int64_t kRows = 1024, kRowState = 24;  // bytes of a row's running statistics
   const int64_t rows = std::min(s.t, std::max(kRows, kTileFloats / s.model.vocab_size()));

@@ -1,5 +1,6 @@
 #include "kernels/loss/loss.h"
 
+#include "kernels/loss/tiles.h"
 #include "tests/support/backend_testing.h"
 
 namespace ela::kernels {
@@ -35,6 +36,8 @@ TEST(Loss, IsRightOnAwkwardShapes) {
   ExpectGoodOnCpu(LossAndGradients(63, 65, 33));
   ExpectGoodOnCpu(LossAndGradients(65, 1001, 16));
   ExpectGoodOnCpu(LossAndGradients(33, 4104, 16));
+  ExpectGoodOnCpu(LossAndGradients(6, 32768, 4));  // as many logits as a block keeps on CUDA
+  ExpectGoodOnCpu(LossAndGradients(6, 70001, 4));  // more
 }
 
 // 3000 * 700 logits take several tiles of rows that hold the whole vocabulary; 300 * 20,000 take
@@ -101,6 +104,22 @@ TEST(Loss, ScratchDoesNotGrowWithTheProduct) {
   OpContext ctx(Backend::kCpu);
   LossAndGradients(700, 40000, 4)(ctx, DType::kF32);
   EXPECT_LE(ctx.arena().peak_bytes(), size_t{5} << 20);
+}
+
+TEST(Loss, TilesOfADeviceTakeAsMuchAsTheyMay) {
+  for (const int64_t element : {2, 4}) {
+    for (const int64_t v : {1, 700, 8000, 32000, 50257, 151936, 262144, 300000, 1 << 20}) {
+      SCOPED_TRACE(v);
+      const LossTiles tiles = LossTilesFor(int64_t{1} << 40, v, element);
+      EXPECT_TRUE(tiles.stride % 8 == 0 && tiles.stride >= v && tiles.stride < v + 8);
+      EXPECT_EQ(tiles.gradient_rows % tiles.logit_rows, 0);
+      const int64_t bytes = (tiles.logit_rows * 4 + tiles.gradient_rows * element) * tiles.stride;
+      EXPECT_LE(bytes, std::max(int64_t{384} << 20, 128 * 6 * v));
+      EXPECT_GE(bytes, int64_t{256} << 20);
+    }
+  }
+  const LossTiles small = LossTilesFor(100, 32000, 2);
+  EXPECT_TRUE(small.logit_rows == 100 && small.gradient_rows == 100);
 }
 
 TEST(LossDeathTest, RefusesATargetOutsideTheVocabulary) {

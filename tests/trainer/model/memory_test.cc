@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/device.h"
+#include "kernels/loss/tiles.h"
 #include "proto/job/plan.h"
 #include "tests/trainer/model/model_testing.h"
 
@@ -135,6 +136,9 @@ TEST(MemoryPlan, OnACardIsWhatTheArenasHoldToAFiftieth) {
       {"model.moe.num_experts=1", "model.moe.top_k=1", "model.memory_lobe.enabled=true",
        "model.memory_lobe.num_heads=4"},
       {"training.global_batch_size=1", "training.micro_batch_size=1", "data.seq_len=131072"},
+      {"training.global_batch_size=1", "training.micro_batch_size=1", "model.vocab_size=32000"},
+      {"training.global_batch_size=1", "training.micro_batch_size=1", "model.vocab_size=50257",
+       "training.precision=fp32"},
       {"model.attention.kernel=sum_squared", "model.attention.decay=none"}};
   for (const std::vector<std::string>& sets : cases) {
     SCOPED_TRACE(::testing::PrintToString(sets));
@@ -145,6 +149,34 @@ TEST(MemoryPlan, OnACardIsWhatTheArenasHoldToAFiftieth) {
     EXPECT_NEAR(planned / static_cast<double>(taken.activations + taken.workspace), 1, 0.02)
         << plan.activations << " of " << taken.activations << ", " << plan.workspace << " of "
         << taken.workspace;
+  }
+}
+
+/// Of jobs whose widest moment is the loss, against a small vocabulary.
+int64_t PlannedForVocabulary(const std::string& precision, int64_t v) {
+  const auto workspace = [&](int64_t size) {
+    const v1::TrainingJob job =
+        CardJob({"model.hidden_size=32", "model.moe.intermediate_size=32",
+                 "training.global_batch_size=1", "training.micro_batch_size=1",
+                 "training.precision=" + precision, "model.vocab_size=" + std::to_string(size)});
+    return job::PlanMemory(job, /*on_device=*/true).workspace;
+  };
+  return workspace(v) - workspace(1000);
+}
+
+// The plan, which does not depend on the kernels, says again how they cut the loss.
+TEST(MemoryPlan, OnACardHoldsTheTilesOfTheLoss) {
+  for (const int64_t element : {2, 4}) {
+    const auto bytes = [&](int64_t v) {
+      const kernels::LossTiles tiles = kernels::LossTilesFor(8192, v, element);
+      const auto block = [](int64_t size) { return (size + 255) / 256 * 256; };
+      return block(tiles.logit_rows * tiles.stride * 4) +
+             block(tiles.gradient_rows * tiles.stride * element) + block(tiles.gradient_rows * 8);
+    };
+    for (const int64_t v : {999, 8000, 32000, 50257, 151936, 300000, 500000}) {
+      EXPECT_EQ(PlannedForVocabulary(element == 2 ? "bf16" : "fp32", v), bytes(v) - bytes(1000))
+          << v << " logits of " << element << " bytes";
+    }
   }
 }
 
