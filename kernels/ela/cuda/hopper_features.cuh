@@ -6,6 +6,8 @@
 // update without a way through shared memory.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/ela/cuda/hopper_block.cuh"
 
 namespace ela::kernels::cuda::hopper {
@@ -24,6 +26,7 @@ inline constexpr uint32_t kLeastReach = 0x35803580u;  // two of 2^-20
 /// 16 s + 8 half + 2 t and the next, in a quad's thread t.
 struct FlatRows {
   static constexpr bool kShifts = false, kWeighs = false;
+  __device__ FlatRows(float, float) {}
   __device__ float2 Shift(int, int) const { return {0.0f, 0.0f}; }
   __device__ float2 Extra(int, int) const { return {1.0f, 1.0f}; }
 };
@@ -32,28 +35,35 @@ struct DecayedRows : FlatRows {
   static constexpr bool kShifts = true;
   float own, slope;  // of token 2 t
   __device__ DecayedRows(float first, float each)
-      : own(fmaf(each, static_cast<float>(threadIdx.x % 4u * 2u), first)), slope(each) {}
+      : FlatRows(first, each),
+        own(fmaf(each, static_cast<float>(threadIdx.x % 4u * 2u), first)),
+        slope(each) {}
   __device__ float2 Shift(int s, int half) const {
     const float x = fmaf(slope, static_cast<float>(16 * s + 8 * half), own);
     return {x, x + slope};
   }
 };
+template <bool kFlat>
+using RowsOf = std::conditional_t<kFlat, FlatRows, DecayedRows>;
 /// Of queries: less lse.
-struct ShiftedRows : DecayedRows {
+template <bool kFlat>
+struct ShiftedRows : RowsOf<kFlat> {
+  static constexpr bool kShifts = true;
   const float2* lse;  // of token 2 t
   __device__ ShiftedRows(const float* l, float first, float each)
-      : DecayedRows(first, each), lse(reinterpret_cast<const float2*>(l) + threadIdx.x % 4u) {}
+      : RowsOf<kFlat>(first, each), lse(reinterpret_cast<const float2*>(l) + threadIdx.x % 4u) {}
   __device__ float2 Shift(int s, int half) const {
-    const float2 x = DecayedRows::Shift(s, half), l = lse[8 * s + 4 * half];
+    const float2 x = RowsOf<kFlat>::Shift(s, half), l = lse[8 * s + 4 * half];
     return {fmaf(-kLog2E, l.x, x.x), fmaf(-kLog2E, l.y, x.y)};
   }
 };
 /// Of queries as keys: parts of -delta in the normaliser.
-struct GradientRows : ShiftedRows {
+template <bool kFlat>
+struct GradientRows : ShiftedRows<kFlat> {
   static constexpr bool kWeighs = true;
   const float2* minus_delta;  // of token 2 t
   __device__ GradientRows(const float* l, const float* d, float first, float each)
-      : ShiftedRows(l, first, each),
+      : ShiftedRows<kFlat>(l, first, each),
         minus_delta(reinterpret_cast<const float2*>(d) + threadIdx.x % 4u) {}
   __device__ float2 Extra(int s, int half) const { return minus_delta[8 * s + 4 * half]; }
 };

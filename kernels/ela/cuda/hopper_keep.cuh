@@ -12,11 +12,9 @@ template <bool kReverse, bool kFlat>
 __device__ auto ShiftsOf(const KeyRows& in) {
   const auto begin = static_cast<float>(in.window.begin), end = static_cast<float>(in.window.end);
   if constexpr (kReverse) {
-    return GradientRows(in.lse, in.extra, -in.decay * end, in.decay);
-  } else if constexpr (kFlat) {
-    return FlatRows();
+    return GradientRows<kFlat>(in.lse, in.extra, -in.decay * end, in.decay);
   } else {
-    return DecayedRows(-in.decay * (1.0f - begin), -in.decay);
+    return RowsOf<kFlat>(-in.decay * (1.0f - begin), -in.decay);
   }
 }
 

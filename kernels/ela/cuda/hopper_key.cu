@@ -167,8 +167,9 @@ __device__ void Read(const BackwardArgs& p, const KeyMemory<kPanels>& mem, const
 }
 
 /// dk = b (dk + c) for 64 features; panel: of keys k, b = e^(k + m).
-__device__ inline void WeighKeys(uint32_t panel, const Place& at, const DecayedRows& rows,
-                                 const float (&m)[2], const float (&c)[2], float (&dk)[32]) {
+template <class Rows>
+__device__ void WeighKeys(uint32_t panel, const Place& at, const Rows& rows, const float (&m)[2],
+                          const float (&c)[2], float (&dk)[32]) {
 #pragma unroll
   for (int s = 0; s < 4; ++s) {
     uint32_t k[4];
@@ -213,11 +214,11 @@ __device__ void Publish(const KeyMemory<kPanels>& mem, int panel, const Place& a
   ArriveWarp(mem.Published());
 }
 
-template <int kPanels>
+template <int kPanels, bool kFlat>
 __device__ void Keep(const BackwardArgs& p, const KeyMemory<kPanels>& mem, const DeviceItem& item,
                      int head, int panel) {
   const Place at;
-  const float decay = p.walk.plan.log_decay[head] * kLog2E;
+  const float decay = kFlat ? 0.0f : p.walk.plan.log_decay[head] * kLog2E;
   const int64_t own_column = 64 * (kPanels * head + panel);
   const auto own_rows = static_cast<uint32_t>(panel * kPanelBytes);
   Features<kPanels> own;
@@ -235,7 +236,7 @@ __device__ void Keep(const BackwardArgs& p, const KeyMemory<kPanels>& mem, const
     for (Window left{0, now.count}; left.begin < left.end; ++step) {
       Keys queries;
       float r[2], sum[2], dk[32], u[32];
-      const Window window = WeighStep<true, false>(
+      const Window window = WeighStep<true, kFlat>(
           KeyRows{mem.Keys(chunk), left, decay, mem.Rows(chunk, 0), mem.Rows(chunk, 1)}, panel, own,
           at, p.walk.slow_chunks, mem.SharedInt(), &queries, r, sum);
       const bool fresh = left.end == now.count;
@@ -250,12 +251,12 @@ __device__ void Keep(const BackwardArgs& p, const KeyMemory<kPanels>& mem, const
       Publish(mem, panel, at, own, queries, values, mem.Scores(chunk), {window, last}, dk);
       WgmmaWait<0>();
       own.StartUpdate(queries, dy, u);
-      const DecayedRows rows(decay * static_cast<float>(window.end), -decay);
+      const RowsOf<kFlat> rows(decay * static_cast<float>(window.end), -decay);
       WeighKeys(k, at, rows, own.m, own.c, dk);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         own.c[i] += sum[i];
-        own.m[i] += decay * static_cast<float>(window.end - window.begin);
+        if (!kFlat) own.m[i] += decay * static_cast<float>(window.end - window.begin);
       }
       own.Add(queries, dy, u);
       if (last) ArriveWarp(mem.StreamsUsed(chunk));
@@ -268,7 +269,7 @@ __device__ void Keep(const BackwardArgs& p, const KeyMemory<kPanels>& mem, const
 
 #endif  // ELA_HOPPER_CODE
 
-template <int kPanels>
+template <int kPanels, bool kFlat>
 __global__ void __launch_bounds__(KeySize<kPanels>::kThreads, 3 - kPanels)
     KeyScan(const __grid_constant__ BackwardArgs p) {
 #ifdef ELA_HOPPER_CODE
@@ -281,7 +282,7 @@ __global__ void __launch_bounds__(KeySize<kPanels>::kThreads, 3 - kPanels)
   mem.Start();
   if (role < kPanels) {
     SetRegisters<kPanels == 1 ? 152 : 184, kLaunched>();
-    Keep<kPanels>(p, mem, item, head, role);
+    Keep<kPanels, kFlat>(p, mem, item, head, role);
   } else {
     SetRegisters<kPanels == 1 ? 104 : 136, kLaunched>();
     Read<kPanels>(p, mem, item, head,
@@ -295,7 +296,8 @@ void LaunchForPanels(cudaStream_t stream, const BackwardArgs& p) {
   const dim3 grid(static_cast<unsigned>(p.walk.plan.num_items),
                   static_cast<unsigned>(p.walk.heads));
   using Size = KeySize<kPanels>;
-  Launch(KeyScan<kPanels>, grid, Size::kThreads, Size::kBytes, stream, p);
+  Launch(p.walk.decays ? KeyScan<kPanels, false> : KeyScan<kPanels, true>, grid, Size::kThreads,
+         Size::kBytes, stream, p);
 }
 
 }  // namespace

@@ -120,9 +120,10 @@ __device__ inline float2 SumRows(const float (&x)[16]) {
 
 /// g and h of 64 features, before the weights e of their queries (panel); leaves sums over the
 /// warp's.
-__device__ inline void WeighQueries(uint32_t panel, const Place& at, const ShiftedRows& rows,
-                                    const float (&m)[2], const float (&c)[2], float4* sums,
-                                    float (&g)[32], float (&h)[32]) {
+template <bool kFlat>
+__device__ void WeighQueries(uint32_t panel, const Place& at, const ShiftedRows<kFlat>& rows,
+                             const float (&m)[2], const float (&c)[2], float4* sums, float (&g)[32],
+                             float (&h)[32]) {
   float delta[16], total[16];
 #pragma unroll
   for (int s = 0; s < 4; ++s) {
@@ -237,8 +238,8 @@ __device__ void Keep(const BackwardArgs& p, const QueryMemory<kPanels>& mem, con
       }
       WgmmaCommit();
       WgmmaWait<0>();
-      const ShiftedRows rows(mem.Rows(chunk, 0), decay * static_cast<float>(1 - window.begin),
-                             decay);
+      const ShiftedRows<kFlat> rows(mem.Rows(chunk, 0),
+                                    decay * static_cast<float>(1 - window.begin), decay);
       WeighQueries(queries, at, rows, own.m, own.c, mem.Sums(step, 4 * panel + at.warp), g, h);
       ArriveWarp(mem.Summed(step));
       float u[32];

@@ -104,11 +104,9 @@ __device__ void AddChunk(const Team<kPanels, kGradient>& team, int n, const Wind
       return keys.Weigh(tokens, r, sum) && fminf(r[0], r[1]) >= kLeastGauge;
     };
     if constexpr (kGradient) {
-      return by(GradientRows(team.Rows(n, 0), team.Rows(n, 1), first, decay));
-    } else if constexpr (kFlat) {
-      return by(FlatRows());
+      return by(GradientRows<kFlat>(team.Rows(n, 0), team.Rows(n, 1), first, decay));
     } else {
-      return by(DecayedRows(first, -decay));
+      return by(RowsOf<kFlat>(first, -decay));
     }
   };
   if (!__all_sync(0xffffffffu, weigh(false))) weigh(true);
@@ -220,12 +218,13 @@ void LaunchForPanels(cudaStream_t stream, const StatesArgs& p, bool gradient) {
                   static_cast<unsigned>(p.walk.heads));
   using Size = StatesSize<kPanels>;
   constexpr int kThreads = Size::kThreads, kBytes = Size::kBytes;
+  const auto launch = [&](auto kernel) { Launch(kernel, grid, kThreads, kBytes, stream, p); };
   if (gradient) {
-    Launch(SegmentStates<kPanels, true, false>, grid, kThreads, kBytes, stream, p);
-  } else if (p.walk.decays) {
-    Launch(SegmentStates<kPanels, false, false>, grid, kThreads, kBytes, stream, p);
+    launch(p.walk.decays ? SegmentStates<kPanels, true, false>
+                         : SegmentStates<kPanels, true, true>);
   } else {
-    Launch(SegmentStates<kPanels, false, true>, grid, kThreads, kBytes, stream, p);
+    launch(p.walk.decays ? SegmentStates<kPanels, false, false>
+                         : SegmentStates<kPanels, false, true>);
   }
 }
 
