@@ -52,10 +52,10 @@ INSTANTIATE_TEST_SUITE_P(Every, LossCurveOfFourRanks, testing::ValuesIn(Factoris
 TEST_P(LossCurveOfFourRanks, IsThatOfOneRank) { ExpectOneCurve({}, 50, 1e-4); }
 
 // With few tokens in a batch one that chooses another expert for a rounding moves the loss by more
-// than rounding does; here are a thousand, and two thousand where there are twice as many experts
-// and steps (with one thousand one mesh of the sixteen is 2.8e-3 away after 100 steps).
+// than rounding does; here are two thousand (with one thousand some mesh is up to 2.8e-3 away, on
+// one processor or another).
 TEST_P(LossCurveOfFourRanks, InBf16IsThatOfOneRank) {
-  ExpectOneCurve({"training.precision=bf16", "data.seq_len=32", "training.global_batch_size=32"},
+  ExpectOneCurve({"training.precision=bf16", "data.seq_len=32", "training.global_batch_size=64"},
                  50, 2e-3);
 }
 
