@@ -124,8 +124,8 @@ struct GradientLoader {
         Arrive(mem.KeysLoaded(chunk));
       }
     }
-    for (int row = Lane(); row < kTileRows; row += 32) {
-      const bool live = at.row >= 0 && row < at.count;
+    for (int row = Lane(); at.row >= 0 && row < kTileRows; row += 32) {
+      const bool live = row < at.count;
       const int64_t i = live ? int64_t{at.row + row} * args.heads + head : 0;
       CopyFloat(mem.Rows(chunk, 0) + row, lse + i, live);
       if (minus_delta != nullptr) CopyFloat(mem.Rows(chunk, 1) + row, minus_delta + i, live);
@@ -210,9 +210,8 @@ __device__ inline void WriteFeatures(const Place& at, const Window& window, __nv
     const uint32_t high = Transpose(Pack(d[4 * j + 2], d[4 * j + 3]));
     // Lanes exchange pairs so that a quad writes 32 bytes at once.
     const uint32_t got = __shfl_xor_sync(0xffffffffu, odd ? low : high, 1);
-    if (!window.Holds(8 * j + row)) continue;
-    *reinterpret_cast<uint2*>(first + 8 * j * stride) =
-        odd ? make_uint2(got, high) : make_uint2(low, got);
+    const uint2 both = odd ? make_uint2(got, high) : make_uint2(low, got);
+    if (window.Holds(8 * j + row)) *reinterpret_cast<uint2*>(first + 8 * j * stride) = both;
   }
 }
 

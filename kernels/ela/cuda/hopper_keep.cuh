@@ -37,7 +37,6 @@ __device__ Window ShrinkWindow(const KeyRows& in, int panel, const float (&m)[2]
   }
   GroupBarrier<kPanels>(kKeepersBarrier);
   const int rows = *shared_rows;
-  GroupBarrier<kPanels>(kKeepersBarrier);
   return kReverse ? Window{window.end - rows, window.end}
                   : Window{window.begin, window.begin + rows};
 }
@@ -88,7 +87,6 @@ __device__ Window WeighStep(KeyRows in, int panel, const Features<kPanels>& own,
     if (threadIdx.x == 0) atomicAdd(slow_chunks, 1ull);
     in.window = ShrinkWindow<kReverse, kPanels>(in, panel, own.m, shared_rows);
     weigh(true);
-    GroupBarrier<kPanels>(kKeepersBarrier);  // every keeper has its keys in registers
   }
   return in.window;
 }

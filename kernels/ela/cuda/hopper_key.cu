@@ -156,13 +156,15 @@ __device__ void Read(const BackwardArgs& p, const KeyMemory<kPanels>& mem, const
       WaitBarrier(mem.Published(), step % 2);
       const KeyStep info = *mem.StepOf();
       last = info.last;
-      if (last && loads) loader.Find(chunk + 2);
+      if (last && loads) {
+        // Keepers have weighed the chunk's queries, and every warp here has seen that they came:
+        // before they were published it had published scores.
+        loader.Find(chunk + 2);
+        loader.LoadKeys(chunk + 2);
+      }
       ReadStep(p, mem, now, info.window, head, decay, keys, dy, at, upper);
     }
     ArriveWarp(mem.StreamsUsed(chunk));
-    // Keepers have weighed the chunk's queries, and every warp here has seen that they came.
-    WarpgroupBarrier(kOthersBarrier);
-    if (loads) loader.LoadKeys(chunk + 2);
   }
 }
 
@@ -200,6 +202,7 @@ __device__ void Publish(const KeyMemory<kPanels>& mem, int panel, const Place& a
   WgmmaFence();
   MultiplyFeatures<kPanels>(state, queries, values, scores, dk);
   WgmmaCommit();
+  // What products in flight read may be read here too.
 #pragma unroll
   for (int i = 0; i < 4 * kPanels; ++i) {
     const auto columns = static_cast<uint32_t>(i / 4 * mem.kTile);

@@ -17,26 +17,26 @@
 namespace ela::kernels::cuda::hopper {
 namespace {
 
-// Own: a panel of ones on and below the diagonal, then sums over features, of 2 steps.
-constexpr int kSumBytes = 4 * 32 * 16;  // of a step and panel
+// Streams: v, dy, q. Own: a panel of ones on and below the diagonal, then sums over features.
 template <int kPanels>
-using QuerySize =
-    GradientSize<kPanels, kPanels == 1 ? 2 : 3, kPanelBytes + 2 * kPanels * kSumBytes>;
+inline constexpr int kQuerySlots = kPanels == 1 ? 2 : 3;
+template <int kPanels>
+inline constexpr int kQueryOwn = kPanelBytes + 4 * kPanels * 32 * 16;
+template <int kPanels>
+using QuerySize = GradientSize<kPanels, kQuerySlots<kPanels>, kQueryOwn<kPanels>>;
 
 #ifdef ELA_HOPPER_CODE
 
 template <int kPanels>
-struct QueryMemory
-    : GradientMemory<kPanels, kPanels == 1 ? 2 : 3, kPanelBytes + 2 * kPanels * kSumBytes> {
-  using Base = GradientMemory<kPanels, kPanels == 1 ? 2 : 3, kPanelBytes + 2 * kPanels * kSumBytes>;
+struct QueryMemory : GradientMemory<kPanels, kQuerySlots<kPanels>, kQueryOwn<kPanels>> {
+  using Base = GradientMemory<kPanels, kQuerySlots<kPanels>, kQueryOwn<kPanels>>;
   using Base::Base, Base::Own, Base::OwnBarrier;
 
-  static constexpr int kSlots = kPanels == 1 ? 2 : 3;  // of streams: v, dy, q
-
   __device__ uint32_t Ones() const { return SharedAddress(Own()); }
-  /// Sums over a warp's 16 features: of g and of h, for rows 2 lane and the next.
-  __device__ float4* Sums(int step, int warp) const {
-    return reinterpret_cast<float4*>(Own() + kPanelBytes) + (step % 2 * 4 * kPanels + warp) * 32;
+  /// Sums of a step over a warp's 16 features: of g and of h, for rows 2 lane and the next. All
+  /// have been read before the next step's keys are weighed.
+  __device__ float4* Sums(int warp) const {
+    return reinterpret_cast<float4*>(Own() + kPanelBytes) + 32 * warp;
   }
   __device__ uint64_t* KeysUsed(int chunk) const { return OwnBarrier(chunk % 2); }
   __device__ uint64_t* Summed(int step) const { return OwnBarrier(2 + step % 2); }
@@ -67,7 +67,7 @@ using QueryLoader = GradientLoader<false, QueryMemory<kPanels>>;
 template <int kPanels>
 __device__ void Score(const QueryMemory<kPanels>& mem, const DeviceItem& item,
                       const QueryLoader<kPanels>& loader) {
-  constexpr int kSlots = QueryMemory<kPanels>::kSlots;
+  constexpr int kSlots = kQuerySlots<kPanels>;
   const Place at;
   const TriangleMask<false> lower(at);
   const bool loads = at.warp == 0;
@@ -80,14 +80,14 @@ __device__ void Score(const QueryMemory<kPanels>& mem, const DeviceItem& item,
     }
   }
   for (int chunk = 0;; ++chunk) {
-    WarpgroupBarrier(kOthersBarrier);  // the chunk has been found
+    // The chunk has been found, and the first warp has seen that the scores two before are used.
+    WarpgroupBarrier(kOthersBarrier);
     if (mem.ChunkOf(chunk)->row < 0) return;
     mem.WaitStreams(chunk);
     float score[32];
     StartScores<kPanels>(SharedAddress(mem.Stream(chunk, 1)), SharedAddress(mem.Stream(chunk, 0)),
                          score);
     WgmmaWait<0>();
-    if (chunk > 1) mem.WaitStreamsUsed(chunk - 2);  // and its scores
     PublishScores(mem, chunk, at, lower, score);
     if (!loads || chunk == 0) continue;
     loader.Find(chunk - 1 + kSlots);
@@ -154,11 +154,11 @@ __device__ void WeighQueries(uint32_t panel, const Place& at, const ShiftedRows<
 
 /// delta of rows 2 lane and the next, of a step.
 template <int kPanels>
-__device__ float2 Delta(const QueryMemory<kPanels>& mem, int step) {
+__device__ float2 Delta(const QueryMemory<kPanels>& mem) {
   float4 all = {};
 #pragma unroll
   for (int warp = 0; warp < 4 * kPanels; ++warp) {
-    const float4 x = mem.Sums(step, warp)[threadIdx.x % 32u];
+    const float4 x = mem.Sums(warp)[threadIdx.x % 32u];
     all.x += x.x, all.y += x.y, all.z += x.z, all.w += x.w;
   }
   return {all.x / all.y, all.z / all.w};
@@ -170,7 +170,7 @@ __device__ void WriteStep(const BackwardArgs& p, const QueryMemory<kPanels>& mem
                           const Chunk& now, const Window& window, int head, int panel,
                           const Place& at, float (&g)[32], const float (&h)[32]) {
   WaitBarrier(mem.Summed(step), step / 2 % 2);
-  const float2 delta = Delta(mem, step);
+  const float2 delta = Delta(mem);
   if (panel == 0 && at.warp == 0) {
     const int row = static_cast<int>(threadIdx.x) * 2;
     float* to = p.minus_delta + (int64_t{now.row} + row) * p.walk.heads + head;
@@ -240,7 +240,7 @@ __device__ void Keep(const BackwardArgs& p, const QueryMemory<kPanels>& mem, con
       WgmmaWait<0>();
       const ShiftedRows<kFlat> rows(mem.Rows(chunk, 0),
                                     decay * static_cast<float>(1 - window.begin), decay);
-      WeighQueries(queries, at, rows, own.m, own.c, mem.Sums(step, 4 * panel + at.warp), g, h);
+      WeighQueries(queries, at, rows, own.m, own.c, mem.Sums(4 * panel + at.warp), g, h);
       ArriveWarp(mem.Summed(step));
       float u[32];
       own.StartUpdate(keys, values, u);

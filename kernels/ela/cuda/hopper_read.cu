@@ -52,80 +52,74 @@ __device__ void CopyTotal(const ForwardArgs& p, const Memory<kPanels, kPanels>& 
   __syncthreads();
 }
 
-/// -lse (base 2) of a thread's two rows, plus their decay; 0 outside the window.
+/// -lse (base 2) of a thread's two rows; 0 outside the window.
 __device__ inline void QueryExponents(const BackwardArgs& p, const Place& at, int head,
-                                      int64_t row0, const Window& window, float decay,
-                                      float (&exponent)[2]) {
+                                      int64_t row0, const Window& window, float (&exponent)[2]) {
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const int row = at.row + 8 * i;
-    exponent[i] = 0.0f;
-    if (!window.Holds(row)) continue;
-    exponent[i] =
-        decay * window.Step<false>(row) - p.lse[(row0 + row) * p.walk.heads + head] * kLog2E;
+    exponent[i] = window.Holds(row) ? -kLog2E * p.lse[(row0 + row) * p.walk.heads + head] : 0.0f;
   }
 }
 
-/// g and h (weights seen within the chunk), of 64 features, become dq in g; also stores -delta.
-/// fragment(s, e): the readers' weights e of step s, rounded: delta is divided by what their
-/// weights of keys add up to, nearly 1. The warpgroups of all features add up both in `sums` [2
-/// kPanels][64].
-template <int kPanels, class Fragment>
+/// What of a sum over 64 features each warpgroup has, over all of them; `sums`: [2 kPanels][64].
+template <int kPanels>
+__device__ void SumWarpgroups(const Place& at, float* sums, float (&delta)[2], float (&total)[2]) {
+  if (at.t == 0) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      *reinterpret_cast<float2*>(sums + 2 * (at.warpgroup * kTileRows + at.row + 8 * i)) =
+          make_float2(delta[i], total[i]);
+    }
+  }
+  GroupBarrier<kPanels>(kKeepersBarrier);
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const float2* at_row = reinterpret_cast<const float2*>(sums) + at.row + 8 * i;
+    const float2 low = at_row[0], high = at_row[kTileRows];
+    delta[i] = low.x + high.x, total[i] = low.y + high.y;
+  }
+}
+
+/// g becomes dq = e (g - delta C) for this warpgroup's features; also stores -delta, the sum of e g
+/// over that of e C, which is 1 but for the rounding of e.
+template <int kPanels>
 __device__ void FinishQuery(const BackwardArgs& p, const Place& at, int head, int64_t row0,
-                            const Window& window, int part, const float* norms, float* sums,
-                            const Fragment& fragment, float (&g)[32], float (&h)[32]) {
+                            const Window& window, const float* norms, float* sums,
+                            const uint32_t (&e)[4][4], float (&g)[32]) {
+  const auto* const norm = reinterpret_cast<const float2*>(norms + 64 * at.warpgroup) + at.t;
   float delta[2] = {}, total[2] = {};
 #pragma unroll
-  for (int s = 0; s < 4; ++s) {
-    uint32_t e[4];
-    fragment(s, e);
+  for (int j = 0; j < 8; ++j) {
+    const float2 c = norm[4 * j];
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int column = 64 * part + 16 * s + 8 * half + 2 * at.t;
-      const float2 norm = *reinterpret_cast<const float2*>(norms + column);
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const float2 weight = Unpack(e[2 * half + i]);
-        float *gi = g + 8 * s + 4 * half + 2 * i, *hi = h + 8 * s + 4 * half + 2 * i;
-        gi[0] *= weight.x;
-        gi[1] *= weight.y;
-        hi[0] = (hi[0] + norm.x) * weight.x;
-        hi[1] = (hi[1] + norm.y) * weight.y;
-        delta[i] += gi[0] + gi[1];
-        total[i] += hi[0] + hi[1];
-      }
+    for (int i = 0; i < 2; ++i) {
+      const float2 weight = Unpack(e[j / 2][j % 2 * 2 + i]);
+      const float* gi = g + 4 * j + 2 * i;
+      delta[i] += gi[0] * weight.x + gi[1] * weight.y;
+      total[i] += c.x * weight.x + c.y * weight.y;
     }
   }
 #pragma unroll
   for (int i = 0; i < 2; ++i) delta[i] = QuadSum(delta[i]), total[i] = QuadSum(total[i]);
-  if constexpr (kPanels > 1) {
-    if (at.t == 0) {
+  if constexpr (kPanels > 1) SumWarpgroups<kPanels>(at, sums, delta, total);
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        *reinterpret_cast<float2*>(sums + 2 * (part * kTileRows + at.row + 8 * i)) =
-            make_float2(delta[i], total[i]);
-      }
-    }
-    GroupBarrier<kPanels>(kKeepersBarrier);
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const float2* at_row = reinterpret_cast<const float2*>(sums) + at.row + 8 * i;
-      const float2 low = at_row[0], high = at_row[kTileRows];
-      delta[i] = low.x + high.x, total[i] = low.y + high.y;
+  for (int i = 0; i < 2; ++i) {
+    delta[i] /= total[i];
+    const int row = at.row + 8 * i;
+    if (at.warpgroup == 0 && at.t == 0 && window.Holds(row)) {
+      p.minus_delta[(row0 + row) * p.walk.heads + head] = -delta[i];
     }
   }
 #pragma unroll
-  for (int i = 0; i < 2; ++i) delta[i] /= total[i];
+  for (int j = 0; j < 8; ++j) {
+    const float2 c = norm[4 * j];
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const int row = at.row + 8 * i;
-    if (part == 0 && at.t == 0 && window.Holds(row)) {
-      p.minus_delta[(row0 + row) * p.walk.heads + head] = -delta[i];
-    }
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      g[4 * j + 2 * i] -= delta[i] * h[4 * j + 2 * i];
-      g[4 * j + 2 * i + 1] -= delta[i] * h[4 * j + 2 * i + 1];
+    for (int i = 0; i < 2; ++i) {
+      const float2 weight = Unpack(e[j / 2][j % 2 * 2 + i]);
+      float* gi = g + 4 * j + 2 * i;
+      gi[0] = weight.x * (gi[0] - delta[i] * c.x);
+      gi[1] = weight.y * (gi[1] - delta[i] * c.y);
     }
   }
 }
@@ -257,7 +251,7 @@ __global__ void __launch_bounds__(128 * kPanels, 3 - kPanels)
     mem.Wait(chunk);
     __syncthreads();
     if (more && threadIdx.x == 0) mem.Load(1 - stage, maps, head, next.row);
-    float g[32], h[32] = {};
+    float g[32];
     const uint32_t dy = SharedAddress(mem.Tile(stage, 1));
     WgmmaFence();
 #pragma unroll
@@ -266,19 +260,13 @@ __global__ void __launch_bounds__(128 * kPanels, 3 - kPanels)
     }
     WgmmaCommit();
     float exponent[2];
-    QueryExponents(p, at, head, now.row, window, 0.0f, exponent);
+    QueryExponents(p, at, head, now.row, window, exponent);
     uint32_t e[4][4];
     const auto own = static_cast<uint32_t>(at.warpgroup * kPanelBytes);
     WeighReaders<1>(SharedAddress(mem.Tile(stage, 0)) + own, gauges.r + 64 * at.warpgroup, exponent,
                     at.warp, e);
     WgmmaWait<0>();
-    FinishQuery<kPanels>(
-        p, at, head, now.row, window, at.warpgroup, gauges.norm, mem.RowValues(0),
-        [&](int s, uint32_t(&to)[4]) {
-#pragma unroll
-          for (int i = 0; i < 4; ++i) to[i] = e[s][i];
-        },
-        g, h);
+    FinishQuery<kPanels>(p, at, head, now.row, window, gauges.norm, mem.RowValues(0), e, g);
     WriteAccumulator(at, window,
                      static_cast<__nv_bfloat16*>(p.dq) + now.row * p.dq_stride +
                          head * 64 * kPanels + 64 * at.warpgroup,
