@@ -30,6 +30,16 @@ TEST(RmsNorm, IsRightOnAwkwardShapes) {
   ExpectGoodOnCpu(ForwardBackward(1100, 17));
 }
 
+// Rows of a warp, of several warps and the longest; more rows than a launch takes at once.
+TEST(RmsNorm, IsRightForLongAndForManyRows) {
+  ExpectGoodOnCpu(ForwardBackward(41, 1024));
+  ExpectGoodOnCpu(ForwardBackward(41, 1000));
+  ExpectGoodOnCpu(ForwardBackward(41, 1031));
+  ExpectGoodOnCpu(ForwardBackward(800, 1032));
+  ExpectGoodOnCpu(ForwardBackward(3, 12224));
+  ExpectGoodOnCpu(ForwardBackward(1700, 24));
+}
+
 TEST(RmsNorm, IsRightForTinyAndHugeRows) {
   ExpectGoodOnCpu(ForwardBackward(9, 65, 1e-6));
   ExpectGoodOnCpu(ForwardBackward(9, 65, 1e6));
