@@ -1,5 +1,6 @@
 #include "trainer/layers/attention.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "kernels/device.h"
@@ -38,13 +39,18 @@ absl::Status AttentionLayer::Forward(const LayerContext& layer, Tensor out, Tens
   qkv_ = layer.Saved({t, 3 * d});
   y_ = layer.Saved({t, num_heads_, d / num_heads_});
   const Qkv in = SplitHeads(qkv_, num_heads_);
+  const auto project = [&](int64_t begin, int64_t end) {
+    kernels::LinearForward(ctx, qkv_.Columns(begin, end), normed_, w.Rows(begin, end));
+    const int64_t turned = std::min(end, 2 * d) - begin, head_dim = d / num_heads_;
+    const Tensor heads = qkv_.Columns(begin, begin + turned).View({t, turned / head_dim, head_dim});
+    kernels::Rope(ctx, heads, layer.positions, rope_theta_, /*inverse=*/false);
+  };
+  const int64_t first = mixer_->exchanges() ? d : 0;  // queries last, while k and v travel
 
   kernels::RmsNormForward(ctx, normed_, rstd_, x, parameters_.norm.value);
-  kernels::LinearForward(ctx, qkv_.Columns(d, 3 * d), normed_, w.Rows(d, 3 * d));
-  kernels::Rope(ctx, in.k, layer.positions, rope_theta_, /*inverse=*/false);
+  project(first, 3 * d);
   ELA_RETURN_IF_ERROR(mixer_->StartForward(layer, in, rows));
-  kernels::LinearForward(ctx, qkv_.Columns(0, d), normed_, w.Rows(0, d));
-  kernels::Rope(ctx, in.q, layer.positions, rope_theta_, /*inverse=*/false);
+  if (first > 0) project(0, first);
   ELA_RETURN_IF_ERROR(mixer_->FinishForward(layer, y_, in, rows));
   kernels::LinearForward(ctx, out, y_.View({t, d}), parameters_.out.value, added);
   return absl::OkStatus();

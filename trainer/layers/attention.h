@@ -5,8 +5,8 @@
 //
 // Saved: n(x), q, k, v, y: 5 T d elements; rstd [T] and what the mixer saves. x is read again in
 // backward. Parameters: layers.{i}.norm1.weight, layers.{i}.attn.{q,k,v,o}.weight (q, k, v as one).
-// With a sharded sequence the exchange of states runs behind the query product (forward) and behind
-// W_o's gradient (backward).
+// With a sharded sequence the exchange of states runs behind the query product (forward; two
+// products then, k and v first) and behind W_o's gradient (backward).
 #pragma once
 
 #include <memory>

@@ -26,6 +26,7 @@ class ElaMixer : public Mixer {
   /// `sequence` may be null: the whole sequence is on this rank.
   ElaMixer(kernels::ElaConfig config, Communicator* sequence);
 
+  bool exchanges() const override { return sequence_ != nullptr; }
   absl::Status StartForward(const LayerContext& layer, const Qkv& in,
                             const TokenRows& rows) override;
   absl::Status FinishForward(const LayerContext& layer, kernels::Tensor y, const Qkv& in,

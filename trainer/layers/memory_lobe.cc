@@ -26,15 +26,19 @@ absl::Status MemoryLobe::Forward(const LayerContext& layer, Tensor y, Tensor f,
   y_ = y.View({t, num_heads_, d / num_heads_});
   qkv_ = layer.Saved({t, 3 * d});
   const Qkv in = SplitHeads(qkv_, num_heads_);
+  const auto project = [&](int64_t begin, int64_t end) {
+    kernels::LinearForward(ctx, qkv_.Columns(begin, end), z_, w.Rows(begin, end));
+  };
+  const int64_t first = mixer_->exchanges() ? d : 0;  // queries last, while k and v travel
 
   if (!parameters_.norm.value.empty()) {
     rstd_ = layer.SavedStatistic({t});
     z_ = layer.Saved({t, d});
     kernels::RmsNormForward(ctx, z_, rstd_, f, parameters_.norm.value);
   }
-  kernels::LinearForward(ctx, qkv_.Columns(d, 3 * d), z_, w.Rows(d, 3 * d));
+  project(first, 3 * d);
   ELA_RETURN_IF_ERROR(mixer_->StartForward(layer, in, rows));
-  kernels::LinearForward(ctx, qkv_.Columns(0, d), z_, w.Rows(0, d));
+  if (first > 0) project(0, first);
   return mixer_->FinishForward(layer, y_, in, rows);
 }
 

@@ -37,6 +37,8 @@ class Mixer {
  public:
   virtual ~Mixer() = default;
 
+  /// Whether shards exchange anything: if not, there is nothing to compute behind it.
+  virtual bool exchanges() const = 0;
   /// Starts the exchange of what k and v export.
   virtual absl::Status StartForward(const LayerContext& layer, const Qkv& in,
                                     const TokenRows& rows) = 0;
