@@ -1,6 +1,8 @@
 // How scans of exact linear attention are cut for a GPU: needs none.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "kernels/ela/cuda/plan.h"
 
 namespace ela::kernels::cuda {
@@ -72,6 +74,68 @@ TEST(ElaPlan, BidirectionalScansMakeEverySpanAChain) {
   EXPECT_EQ(plan.chains.size(), 2u) << "an empty span has none";
   for (const ScanItem& item : plan.items) EXPECT_GE(item.slot, 0);
   ExpectCovers(plan, spans, 64);
+}
+
+/// Slots of a group are numbered from 0 along its items, which with those of the other groups are
+/// all of the plan's. Returns the slots of each.
+std::vector<int64_t> SlotsOfGroups(const ScanPlan& plan) {
+  std::vector<int64_t> slots;
+  int32_t item = 0, chain = 0;
+  for (const ScanGroup& group : plan.groups) {
+    EXPECT_EQ(group.first_item, item);
+    EXPECT_EQ(group.first_chain, chain);
+    int32_t slot = 0;
+    for (; item < group.first_item + group.num_items; ++item) {
+      const ScanItem& at = plan.items[static_cast<size_t>(item)];
+      EXPECT_TRUE(group.begin <= at.begin && at.end <= group.end);
+      EXPECT_EQ(at.slot, slot++);
+      if (at.chain != chain) continue;
+      EXPECT_EQ(plan.chains[static_cast<size_t>(chain++)].first_slot, at.slot);
+    }
+    EXPECT_EQ(chain, group.first_chain + group.num_chains);
+    slots.push_back(slot);
+  }
+  EXPECT_EQ(item, static_cast<int32_t>(plan.items.size()));
+  EXPECT_EQ(chain, static_cast<int32_t>(plan.chains.size()));
+  EXPECT_EQ(*std::max_element(slots.begin(), slots.end()), plan.num_slots);
+  return slots;
+}
+
+TEST(ElaPlan, ManySpansBothWaysAreScannedInGroups) {
+  ScanShape shape = ShapeOf(16, 132);
+  shape.every_span_a_chain = true;
+  shape.most_slots = 60;
+  const Spans documents = SpansOf(std::vector<int64_t>(4096, 64), std::vector<int32_t>(4096, 0));
+  const ScanPlan plan = PlanScan(documents, {}, shape);
+  EXPECT_LE(plan.num_slots, 60);
+  EXPECT_EQ(SlotsOfGroups(plan).size(), 69u) << "as few as 60 slots each allow";
+  ExpectCovers(plan, documents, 64);
+  const Spans sequences = SpansOf({4096, 4096, 4096, 0, 4096, 4096}, {0, 1, 2, 3, 4, 5});
+  shape.num_heads = 32;  // fill the card: nothing is split
+  shape.most_slots = 4;
+  EXPECT_EQ(SlotsOfGroups(PlanScan(sequences, {}, shape)), (std::vector<int64_t>{3, 2}));
+}
+
+TEST(ElaPlan, AChainIsNeverCutBetweenGroups) {
+  ScanShape shape = ShapeOf(4, 132);
+  shape.every_span_a_chain = true;
+  shape.most_slots = 5;
+  const Spans spans = SpansOf({64, 10'000, 1, 200, 300, 3'000, 64}, {0, 0, 0, 0, 0, 0, 0});
+  const ScanPlan plan = PlanScan(spans, {}, shape);
+  ExpectCovers(plan, spans, 64);
+  const int32_t longest = plan.chains[1].count;
+  EXPECT_GT(longest, 5);
+  EXPECT_EQ(plan.num_slots, longest) << "alone in its group";
+  const std::vector<int64_t> slots = SlotsOfGroups(plan);
+  EXPECT_GT(slots.size(), 2u);
+  for (size_t i = 0; i < slots.size(); ++i) {
+    EXPECT_TRUE(slots[i] <= 5 || plan.groups[i].num_chains == 1) << slots[i];
+  }
+}
+
+TEST(ElaPlan, StatesOfAGroupAreBounded) {
+  EXPECT_EQ(MostSlots(1 << 20), 64);
+  EXPECT_EQ(MostSlots(int64_t{1} << 40), 1);
 }
 
 TEST(ElaPlan, ReadersFillTheCardInOneWave) {

@@ -2,7 +2,8 @@
 //
 // Causal: segments of split spans first add up their states (phase 1), which are folded along each
 // chain into prefixes; then every item is scanned from its prefix. Bidirectional: every span is a
-// chain, whose total each item reads. Gradient scans are the same, reversed.
+// chain, whose total each item reads, some chains after the other where their states are many.
+// Gradient scans are the same, reversed.
 #include <algorithm>
 
 #include "kernels/ela/cuda/hopper.h"
@@ -27,23 +28,27 @@ const float* StatesOf(const Tensor& states) {
   return states.empty() ? nullptr : states.as<const float>();
 }
 
-/// A plan on the device, with memory for the states of its chains.
+/// A plan on the device, with memory for the states of a group of its chains.
 struct Scan {
   DevicePlan plan;
+  std::vector<ScanGroup> groups;
   float* states = nullptr;
 };
 
+/// Of spans `which`, or of all in groups.
 Scan PlanPortable(const Context& ctx, const ElaConfig& config, const Spans& spans,
                   const std::vector<int32_t>& which, bool every_span_a_chain) {
+  const int64_t state = config.num_heads * LayoutOf(config).size;
   ScanShape shape;
   shape.num_heads = config.num_heads;
   shape.blocks_per_item = (config.value_dim + 31) / 32;
   shape.target_blocks = kBlocksPerMultiprocessor * NumMultiprocessors(ctx);
   shape.every_span_a_chain = every_span_a_chain;
+  if (every_span_a_chain && which.empty()) shape.most_slots = MostSlots(state * 4);
   const ScanPlan plan = PlanScan(spans, which, shape);
   Scan scan;
   scan.plan = Upload(ctx, plan, spans, config);
-  const int64_t state = config.num_heads * LayoutOf(config).size;
+  scan.groups = plan.groups;
   scan.states = static_cast<float*>(
       ctx.scratch->Take(static_cast<size_t>(plan.num_slots * state) * sizeof(float)));
   return scan;
@@ -83,9 +88,9 @@ ScanMode ReadMode(const ElaConfig& config) {
 }
 
 /// Runs a feature scan whose output is the gradient of `x`; the polynomial kernels go through the
-/// gradient of their features, some heads at a time.
+/// gradient of their features, some heads at a time. Of the group's rows.
 void GradientOf(const Context& ctx, DType dtype, const ElaConfig& config, ScanArgs args,
-                const Tensor& d, int64_t rows) {
+                const Tensor& d, int64_t rows, const ScanGroup& of) {
   args.out = ViewOf(d);
   if (IsExp(config.kernel)) {
     LaunchFeatureScan(ctx, dtype, ReadMode(config), args);
@@ -100,7 +105,7 @@ void GradientOf(const Context& ctx, DType dtype, const ElaConfig& config, ScanAr
     args.first_head = h;
     args.num_heads = std::min(group, args.heads - h);
     LaunchFeatureScan(ctx, dtype, ReadMode(config), args);
-    LaunchFeatureGradient(ctx, dtype, args.out, args.queries, args.raw, rows, args);
+    LaunchFeatureGradient(ctx, dtype, args.out, args.queries, args.raw, of.begin, of.end, args);
   }
 }
 
@@ -142,20 +147,23 @@ void BackwardScans(const Context& ctx, const Gradients& d, const Tensor& dy, con
   for (const bool reverse : {false, true}) {
     const ArenaScope scope(ctx.scratch);
     const Scan scan = PlanPortable(ctx, config, spans, {}, !config.causal);
-    ScanArgs args = ArgsOf(config, scan, reverse);
-    args.keys = reverse ? queries : keys;
-    args.queries = reverse ? keys : queries;
-    args.values = ViewOf(reverse ? dy : v);
-    args.value_extra = reverse ? delta : nullptr;
-    const float* start = edges[reverse ? 3 : 0];
-    PrepareStates(ctx, q.dtype(), config, args, start, edges[reverse ? 2 : 1]);
-    args.edge_states = start;
-    args.probes = ViewOf(reverse ? v : dy);
-    args.probe_extra = reverse ? nullptr : delta;
-    GradientOf(ctx, q.dtype(), config, args, reverse ? d.dk : d.dq, rows);
-    if (!reverse) continue;
-    args.out = ViewOf(d.dv);
-    LaunchRowScan(ctx, q.dtype(), ReadMode(config), args);
+    for (const ScanGroup& group : scan.groups) {
+      ScanArgs args = ArgsOf(config, scan, reverse);
+      args.plan = PartOf(scan.plan, group);
+      args.keys = reverse ? queries : keys;
+      args.queries = reverse ? keys : queries;
+      args.values = ViewOf(reverse ? dy : v);
+      args.value_extra = reverse ? delta : nullptr;
+      const float* start = edges[reverse ? 3 : 0];
+      PrepareStates(ctx, q.dtype(), config, args, start, edges[reverse ? 2 : 1]);
+      args.edge_states = start;
+      args.probes = ViewOf(reverse ? v : dy);
+      args.probe_extra = reverse ? nullptr : delta;
+      GradientOf(ctx, q.dtype(), config, args, reverse ? d.dk : d.dq, rows, group);
+      if (!reverse) continue;
+      args.out = ViewOf(d.dv);
+      LaunchRowScan(ctx, q.dtype(), ReadMode(config), args);
+    }
   }
 }
 
@@ -202,15 +210,18 @@ void PortableForward(const Context& ctx, Tensor y, Tensor lse, Tensor q, Tensor 
                      Tensor /*segments*/) {
   const ArenaScope scope(ctx.scratch);
   const Scan scan = PlanPortable(ctx, config, spans, {}, !config.causal);
-  ScanArgs args = ArgsOf(config, scan, false);
-  args.keys = {ViewOf(k), nullptr, false};
-  args.queries = {ViewOf(q), nullptr, true};
-  args.values = ViewOf(v);
-  args.out = ViewOf(y);
-  PrepareStates(ctx, q.dtype(), config, args, StatesOf(before), StatesOf(after));
-  args.edge_states = StatesOf(before);
-  args.lse_out = lse.as<float>();
-  LaunchRowScan(ctx, q.dtype(), ReadMode(config), args);
+  for (const ScanGroup& group : scan.groups) {
+    ScanArgs args = ArgsOf(config, scan, false);
+    args.plan = PartOf(scan.plan, group);
+    args.keys = {ViewOf(k), nullptr, false};
+    args.queries = {ViewOf(q), nullptr, true};
+    args.values = ViewOf(v);
+    args.out = ViewOf(y);
+    PrepareStates(ctx, q.dtype(), config, args, StatesOf(before), StatesOf(after));
+    args.edge_states = StatesOf(before);
+    args.lse_out = lse.as<float>();
+    LaunchRowScan(ctx, q.dtype(), ReadMode(config), args);
+  }
 }
 
 void PortableBackward(const Context& ctx, Tensor dq, Tensor dk, Tensor dv, Tensor dy, Tensor q,

@@ -206,10 +206,11 @@ void Launch(const Context& ctx, ScanMode mode, const ScanArgs& p) {
 
 /// Warp per row and head: d x from d features.
 template <class T>
-__global__ void FeatureGradient(RowsView d, FeatureRows x, const float* raw, int64_t rows,
-                                const __grid_constant__ ScanArgs p) {
-  const int64_t warp = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
-  if (warp >= rows * p.num_heads) return;
+__global__ void FeatureGradient(RowsView d, FeatureRows x, const float* raw, int64_t begin,
+                                int64_t end, const __grid_constant__ ScanArgs p) {
+  const int64_t warp =
+      begin * p.num_heads + (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
+  if (warp >= end * p.num_heads) return;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int64_t row = warp / p.num_heads;
   const int head = p.first_head + static_cast<int>(warp % p.num_heads);
@@ -286,15 +287,15 @@ void LaunchHeadDots(const Context& ctx, DType dtype, float* dots, float factor, 
 }
 
 void LaunchFeatureGradient(const Context& ctx, DType dtype, RowsView d, const FeatureRows& x,
-                           const float* raw, int64_t rows, const ScanArgs& args) {
-  if (rows == 0) return;
-  const unsigned blocks = BlocksFor(rows * args.num_heads);
+                           const float* raw, int64_t begin, int64_t end, const ScanArgs& args) {
+  if (begin == end) return;
+  const unsigned blocks = BlocksFor((end - begin) * args.num_heads);
   if (dtype == DType::kBf16) {
     FeatureGradient<__nv_bfloat16>
-        <<<blocks, 32 * kWarpsPerBlock, 0, StreamOf(ctx)>>>(d, x, raw, rows, args);
+        <<<blocks, 32 * kWarpsPerBlock, 0, StreamOf(ctx)>>>(d, x, raw, begin, end, args);
   } else {
     FeatureGradient<float>
-        <<<blocks, 32 * kWarpsPerBlock, 0, StreamOf(ctx)>>>(d, x, raw, rows, args);
+        <<<blocks, 32 * kWarpsPerBlock, 0, StreamOf(ctx)>>>(d, x, raw, begin, end, args);
   }
   CheckLaunch("FeatureGradient");
 }

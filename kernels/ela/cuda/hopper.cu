@@ -1,5 +1,6 @@
 // Plans and launches the Hopper scans: one pass where the items fill the card, else states of the
-// segments, their fold, and the pass from each segment's prefix.
+// segments, their fold, and the pass from each segment's prefix. Bidirectional scans of many spans,
+// each with a state, take a group of them after the other.
 #include <algorithm>
 
 #include "kernels/ela/cuda/hopper.h"
@@ -42,6 +43,7 @@ hopper::WalkArgs WalkOf(const DevicePlan& plan, float* states, const ElaConfig& 
   return walk;
 }
 
+/// One group of spans. All have the same memory for states.
 struct Scan {
   DevicePlan plan;
   float* states = nullptr;
@@ -53,7 +55,9 @@ ScanPlan PlanOf(const Context& ctx, const ElaConfig& config, const Spans& spans)
   shape.num_heads = config.num_heads;
   shape.target_blocks = HopperBlocks(ctx, config);
   shape.chunk = hopper::kTileRows;
+  const int64_t state_floats = config.num_heads * LayoutOf(config).size;
   shape.every_span_a_chain = !config.causal;
+  if (!config.causal) shape.most_slots = MostSlots(state_floats * 4);
   return PlanScan(spans, {}, shape);
 }
 
@@ -61,13 +65,15 @@ int64_t StateFloats(const ScanPlan& plan, const ElaConfig& config) {
   return plan.num_slots * config.num_heads * LayoutOf(config).size;
 }
 
-Scan StartScans(const Context& ctx, const ElaConfig& config, const Spans& spans) {
+std::vector<Scan> StartScans(const Context& ctx, const ElaConfig& config, const Spans& spans) {
   const ScanPlan plan = PlanOf(ctx, config, spans);
-  Scan scan;
-  scan.plan = Upload(ctx, plan, spans, config);
-  scan.folds = plan.num_slots > scan.plan.num_chains;
-  scan.states = TakeScratch<float>(ctx, StateFloats(plan, config));
-  return scan;
+  const DevicePlan whole = Upload(ctx, plan, spans, config);
+  float* states = TakeScratch<float>(ctx, StateFloats(plan, config));
+  std::vector<Scan> scans;
+  for (const ScanGroup& group : plan.groups) {
+    scans.push_back({PartOf(whole, group), states, group.num_items > group.num_chains});
+  }
+  return scans;
 }
 
 /// Phase 1: each slot becomes its prefix (causal) or its chain's total.
@@ -116,14 +122,14 @@ void RunHopperStates(const Context& ctx, const HopperStates& op, const DevicePla
 int64_t HopperSegmentFloats(const Context& ctx, const ElaConfig& config, const Spans& spans) {
   // Bidirectional scans have a state for each document: too many to be kept.
   if (!config.causal && spans.count() > spans.sequence.back() + 1) return 0;
-  return StateFloats(PlanOf(ctx, config, spans), config);
+  const ScanPlan plan = PlanOf(ctx, config, spans);
+  return plan.groups.size() > 1 ? 0 : StateFloats(plan, config);
 }
 
-void RunHopperForward(const Context& ctx, const HopperForward& op, const ElaConfig& config,
-                      const Spans& spans) {
-  const ArenaScope scope(ctx.scratch);
-  Scan scan = StartScans(ctx, config, spans);
-  if (!op.segments.empty()) scan.states = op.segments.as<float>();
+namespace {
+
+void RunForward(const Context& ctx, const HopperForward& op, const ElaConfig& config,
+                const Scan& scan) {
   HopperStates states;
   states.keys = op.k;
   states.values = op.v;
@@ -142,12 +148,10 @@ void RunHopperForward(const Context& ctx, const HopperForward& op, const ElaConf
   hopper::LaunchForward(StreamOf(ctx), PanelsOf(config), args, config.causal);
 }
 
-void RunHopperBackward(const Context& ctx, const HopperBackward& op, const ElaConfig& config,
-                       const Spans& spans) {
-  const ArenaScope scope(ctx.scratch);
-  const Scan scan = StartScans(ctx, config, spans);
+/// minus_delta [T, H]: of the group's rows it is written, then read.
+void RunBackward(const Context& ctx, const HopperBackward& op, float* minus_delta,
+                 const ElaConfig& config, const Scan& scan) {
   const int panels = PanelsOf(config);
-  auto* minus_delta = TakeScratch<float>(ctx, spans.begin.back() * config.num_heads);
   HopperStates states;
   hopper::BackwardArgs args;
   args.walk = WalkOf(scan.plan, scan.states, config);
@@ -174,6 +178,26 @@ void RunHopperBackward(const Context& ctx, const HopperBackward& op, const ElaCo
   PrepareStates(ctx, states, scan, config, op.gafter, op.gbefore);
   args.walk.edge_states = op.gafter;
   hopper::LaunchKeyGradients(StreamOf(ctx), panels, args, config.causal);
+}
+
+}  // namespace
+
+void RunHopperForward(const Context& ctx, const HopperForward& op, const ElaConfig& config,
+                      const Spans& spans) {
+  const ArenaScope scope(ctx.scratch);
+  for (Scan scan : StartScans(ctx, config, spans)) {
+    if (!op.segments.empty()) scan.states = op.segments.as<float>();
+    RunForward(ctx, op, config, scan);
+  }
+}
+
+void RunHopperBackward(const Context& ctx, const HopperBackward& op, const ElaConfig& config,
+                       const Spans& spans) {
+  const ArenaScope scope(ctx.scratch);
+  auto* minus_delta = TakeScratch<float>(ctx, spans.begin.back() * config.num_heads);
+  for (const Scan& scan : StartScans(ctx, config, spans)) {
+    RunBackward(ctx, op, minus_delta, config, scan);
+  }
 }
 
 void ElaTakeSlowPathChunks(const Context& ctx, Tensor chunks) {

@@ -7,6 +7,8 @@
 namespace ela::kernels::cuda {
 namespace {
 
+constexpr int64_t kStateBytes = 64 << 20;  // of a group: some thread blocks a multiprocessor
+
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 /// Appends the segments of span s, each of about `rows` rows.
@@ -21,6 +23,36 @@ void AddChain(ScanPlan* plan, const Spans& spans, int32_t s, int64_t rows, int64
     const int64_t from = begin + chunks * i / count * chunk;
     const int64_t to = std::min(end, begin + chunks * (i + 1) / count * chunk);
     plan->items.push_back({from, to, s, static_cast<int32_t>(plan->num_slots++), chain});
+  }
+}
+
+/// Deals out the items of a plan without groups, and numbers the slots within each.
+void CutIntoGroups(ScanPlan* plan, int64_t most_slots) {
+  const int64_t total = std::max<int64_t>(1, plan->num_slots);
+  const int64_t even = CeilDiv(total, CeilDiv(total, std::min(most_slots, total)));
+  int64_t slots = 0;  // of the group
+  int32_t before = 0, chains = 0;
+  plan->num_slots = 0;
+  for (size_t i = 0; i < plan->items.size(); ++i) {
+    ScanItem& item = plan->items[i];
+    const bool starts_chain = item.chain >= 0 && (i == 0 || plan->items[i - 1].chain != item.chain);
+    const int64_t count = starts_chain ? plan->chains[static_cast<size_t>(item.chain)].count : 0;
+    const bool full = slots > 0 && (slots >= even || slots + count > most_slots);
+    if (plan->groups.empty() || (starts_chain && full)) {
+      plan->groups.push_back({static_cast<int32_t>(i), 0, chains, 0, item.begin, item.end});
+      before += static_cast<int32_t>(slots);
+      slots = 0;
+    }
+    ScanGroup& group = plan->groups.back();
+    if (starts_chain) {
+      plan->chains[static_cast<size_t>(item.chain)].first_slot -= before;
+      ++group.num_chains, ++chains;
+      slots += count;
+      plan->num_slots = std::max(plan->num_slots, slots);
+    }
+    if (item.slot >= 0) item.slot -= before;
+    ++group.num_items;
+    group.end = item.end;
   }
 }
 
@@ -81,8 +113,11 @@ ScanPlan PlanScan(const Spans& spans, const std::vector<int32_t>& which, const S
       open = length;
     }
   }
+  CutIntoGroups(&plan, shape.most_slots);
   return plan;
 }
+
+int64_t MostSlots(int64_t state_bytes) { return std::max<int64_t>(1, kStateBytes / state_bytes); }
 
 int64_t PartsOfItem(int64_t blocks, int64_t resident) {
   return std::max<int64_t>(1, resident / std::max<int64_t>(1, blocks));

@@ -27,10 +27,18 @@ struct ScanChain {
   int32_t span = 0;
 };
 
+/// Items and chains whose states are in memory at once. Slots are numbered within a group.
+struct ScanGroup {
+  int32_t first_item = 0, num_items = 0;
+  int32_t first_chain = 0, num_chains = 0;
+  int64_t begin = 0, end = 0;  // rows
+};
+
 struct ScanPlan {
   std::vector<ScanItem> items;  // in row order; empty spans have none
   std::vector<ScanChain> chains;
-  int64_t num_slots = 0;
+  std::vector<ScanGroup> groups;  // in row order
+  int64_t num_slots = 0;          // of the group with most
 };
 
 /// Which spans a scan covers, and how.
@@ -40,10 +48,16 @@ struct ScanShape {
   int64_t target_blocks = 132;  // that fill the card
   int64_t chunk = 64;           // rows; segments are whole chunks
   bool every_span_a_chain = false;
+  int64_t most_slots = int64_t{1} << 40;  // of a group of several chains
 };
+
+/// That many states of `state_bytes`, of all heads, a scan in groups holds at once; at least 1. A
+/// memory plan of jobs counts on it (proto/job/memory.cc).
+int64_t MostSlots(int64_t state_bytes);
 
 /// Cuts spans `which` (ascending indices; empty: all) into items. If the spans alone, one block per
 /// span and head, reach 70% of `target_blocks` nothing is split; else rows are shared out evenly.
+/// Groups are as few as `most_slots` allows, and about alike.
 ScanPlan PlanScan(const Spans& spans, const std::vector<int32_t>& which, const ScanShape& shape);
 
 /// Parts of each item, read on their own, so that `blocks` blocks of one item and head become as

@@ -60,9 +60,10 @@ void LaunchFeatureScan(const Context& ctx, DType dtype, ScanMode mode, const Sca
 void LaunchHeadDots(const Context& ctx, DType dtype, float* dots, float factor, RowsView a,
                     RowsView b, int64_t rows, int heads, int width);
 
-/// d [T, heads from first_head, D] = the gradient of x from that of its features, `raw`.
+/// d [T, heads from first_head, D] = the gradient of x from that of its features, `raw`, in rows
+/// [begin, end).
 void LaunchFeatureGradient(const Context& ctx, DType dtype, RowsView d, const FeatureRows& x,
-                           const float* raw, int64_t rows, const ScanArgs& args);
+                           const float* raw, int64_t begin, int64_t end, const ScanArgs& args);
 
 /// ElaForward and ElaBackward by these scans alone, whatever the card.
 decltype(ElaForward) PortableForward;

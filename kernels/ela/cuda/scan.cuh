@@ -74,6 +74,13 @@ struct DevicePlan {
 DevicePlan Upload(const Context& ctx, const ScanPlan& plan, const Spans& spans,
                   const ElaConfig& config);
 
+/// What of a plan in device memory is one of its groups.
+inline DevicePlan PartOf(DevicePlan plan, const ScanGroup& group) {
+  plan.items += group.first_item, plan.num_items = group.num_items;
+  plan.chains += group.first_chain, plan.num_chains = group.num_chains;
+  return plan;
+}
+
 /// Log decay of each head as part of a kernel's parameters.
 struct HeadDecay {
   float few[64];      // of at most 64 heads
