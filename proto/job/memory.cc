@@ -1,56 +1,14 @@
 // The memory plan: what one rank of a job holds, by kind. The rank with the longest slice of the
-// sequence and, where it depends on the data, experts that share the tokens evenly. A test of the
-// trainer compares it with the real arenas.
+// sequence and, where it depends on the data, experts that share the tokens evenly and whatever
+// documents need most. A test of the trainer compares it with the real arenas.
 
 #include <algorithm>
 #include <vector>
 
-#include "proto/job/plan.h"
+#include "proto/job/memory_sizes.h"
 
 namespace ela::job {
 namespace {
-
-constexpr int64_t kFloat = 4;  // bytes
-constexpr int64_t kIndex = 4;
-
-constexpr int64_t kAlignment = 256;  // of every tensor in an arena
-
-int64_t RoundUp(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
-
-// One tensor of an arena.
-int64_t Block(int64_t numel, int64_t element) { return RoundUp(numel * element, kAlignment); }
-
-// The sizes that every line below is made of.
-struct Sizes {
-  Sizes(const v1::TrainingJob& job, bool on_device) : model(job.spec().model()), device(on_device) {
-    const v1::JobSpec& spec = job.spec();
-    ranks = std::max<int64_t>(1, spec.parallelism().data() * spec.parallelism().sequence());
-    sequence = std::max<int64_t>(1, spec.parallelism().sequence());
-    expert = std::max<int64_t>(1, spec.parallelism().expert());
-    b = spec.training().micro_batch_size();
-    t = b * ((spec.data().seq_len() + sequence - 1) / sequence);
-    d = model.hidden_size();
-    e = model.moe().num_experts();
-    k = model.moe().top_k();
-    f = model.moe().intermediate_size();
-    element = spec.training().precision() == v1::PRECISION_BF16 ? 2 : 4;
-    masked = spec.training().objective() == v1::OBJECTIVE_MASKED_TOKEN;
-    recomputed = RecomputedLayers(spec);
-    dense = e == 1 && model.moe().label_bias() == v1::LABEL_BIAS_NONE;
-    pre_norm = model.residual() == v1::RESIDUAL_PRE_NORM;
-    lobe_only = spec.training().train_only() == v1::TRAIN_ONLY_MEMORY_LOBE;
-  }
-  const v1::ModelSpec& model;
-  bool device;
-  int64_t ranks, sequence, expert;
-  int64_t b, t;        // sequences and tokens of a micro-batch on this rank
-  int64_t d, e, k, f;  // width, experts, experts per token, their hidden width
-  int64_t element;     // bytes of a parameter or activation
-  int64_t recomputed;  // layers, from the first
-  bool masked, lobe_only;
-  bool dense;  // one expert, which pays no routing
-  bool pre_norm;
-};
 
 // Elements of this rank's two flat buffers (ParameterStore), and what the rank that owns most of
 // them keeps (Zero1Optimizer).
@@ -142,20 +100,40 @@ bool OnHopper(const Sizes& s, int64_t heads) {
          (head_dim == 64 || head_dim == 128);
 }
 
-// States of the segments that sequences of one document are cut into where heads alone do not fill
-// a card (kernels/ela/cuda/plan.h); bidirectional: of whole sequences too.
-int64_t ElaSegments(const Sizes& s, int64_t heads, bool causal) {
-  constexpr int64_t kMultiprocessors = 132, kChunk = 64;
+// States of the segments that linear attention cuts the rows into on a device, where heads alone do
+// not fill it (kernels/ela/cuda/plan.h); at most, where that depends on the documents.
+struct Segments {
+  int64_t saved = 0;  // for the backward pass on Hopper
+  int64_t held = 0;   // at once
+};
+Segments ElaSegments(const Sizes& s, int64_t heads, bool causal) {
+  constexpr int64_t kMultiprocessors = 132, kChunk = 64, kStateBytes = 64 << 20;
   const int64_t head_dim = s.d / heads, length = s.t / s.b;
   const bool hopper = OnHopper(s, heads);
   const int64_t item_blocks = heads * (hopper ? 1 : (head_dim + 31) / 32);
   const int64_t blocks = kMultiprocessors * (!hopper ? 8 : head_dim == 128 ? 1 : 2);
-  if (10 * s.b * item_blocks >= 7 * blocks) return causal ? 0 : s.b;
+  const bool split = 10 * s.b * item_blocks < 7 * blocks;
+  if (causal && !split) return {};
   const auto up = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
-  const int64_t items = std::max<int64_t>(1, blocks / item_blocks);
+  const int64_t items = split ? std::max<int64_t>(1, blocks / item_blocks) : s.b;
   const int64_t rows = up(std::max<int64_t>(1, up(s.t, items)), kChunk) * kChunk;
-  if (causal && length <= rows + rows / 4) return 0;
-  return s.b * std::clamp<int64_t>(up(length, rows), 1, std::max<int64_t>(1, up(length, kChunk)));
+  // Of one document a sequence.
+  const int64_t each =
+      split ? std::clamp<int64_t>(up(length, rows), 1, std::max<int64_t>(1, up(length, kChunk)))
+            : 1;
+  const int64_t whole = s.b * each;
+  if (causal) {
+    // Documents longer than 5/4 of an item are cut, into less than 9/5 as many as would fit.
+    const int64_t most = std::min(items, up(s.t, kChunk)) * 9 / 5;
+    const int64_t all = s.packed ? most : length <= rows + rows / 4 ? 0 : whole;
+    return {all, all};
+  }
+  // Every document has a state; of several groups of them none are saved.
+  const int64_t group = std::max<int64_t>(1, kStateBytes / StateBlock(s, heads, 1));
+  const int64_t longest = split ? items : 1;
+  return {whole <= group || s.b == 1 ? whole : 0, s.packed
+                                                      ? std::min(s.t, std::max(group, longest))
+                                                      : std::min(whole, std::max(group, each))};
 }
 
 // Linear attention between projections: log-denominators, with a sharded sequence the folded
@@ -163,7 +141,7 @@ int64_t ElaSegments(const Sizes& s, int64_t heads, bool causal) {
 int64_t ElaSaved(const Sizes& s, int64_t heads, bool causal) {
   const int64_t states = s.sequence > 1 ? (causal ? 1 : 2) * StateBlock(s, heads, s.b) : 0;
   const int64_t segments =
-      OnHopper(s, heads) ? StateBlock(s, heads, ElaSegments(s, heads, causal)) : 0;
+      OnHopper(s, heads) ? StateBlock(s, heads, ElaSegments(s, heads, causal).saved) : 0;
   return Block(s.t * heads, kFloat) + states + segments;
 }
 
@@ -230,15 +208,16 @@ int64_t Widened(const Sizes& s, int64_t rows, int64_t x, int64_t y, int64_t weig
 }
 
 // Linear attention's backward pass on a device (kernels/ela/cuda): a number a row and head, the
-// states of the segments that sequences are cut into where heads alone do not fill the card, and of
-// the polynomial kernels the gradients of the features of some heads.
+// states of the segments that sequences are cut into where heads alone do not fill the card, of the
+// polynomial kernels the gradients of the features of some heads, and 64 bytes a span.
 int64_t ElaDeviceWork(const Sizes& s, int64_t heads, bool causal) {
   constexpr int64_t kRawBytes = 64 << 20;
   const int64_t head_dim = s.d / heads, features = Features(s, head_dim);
   const int64_t head_bytes = s.t * features * kFloat;
   const int64_t raw =
       features == head_dim ? 0 : head_bytes * std::clamp<int64_t>(kRawBytes / head_bytes, 1, heads);
-  return Block(s.t * heads, kFloat) + StateBlock(s, heads, ElaSegments(s, heads, causal)) + raw;
+  return Block(s.t * heads, kFloat) + raw + Block(s.packed ? s.t : s.b, 64) +
+         StateBlock(s, heads, ElaSegments(s, heads, causal).held);
 }
 
 // Linear attention at work: states of all shards, of what is around, and on the CPU one state for

@@ -120,6 +120,22 @@ TEST(MemoryPlan, TheLargestMicroBatchThatFitsIsFound) {
   }
 }
 
+// Documents of a token each would need as many states.
+TEST(MemoryPlan, DocumentsSeenBothWaysTakeUpTo64MiBOfStatesOnACard) {
+  const auto workspace = [](const std::string& document_mask) {
+    const v1::TrainingJob job = JobWith(
+        {kOneRank, "training.objective=masked_token", "training.precision=bf16",
+         "training.micro_batch_size=1", "model.hidden_size=2048", "model.num_attention_heads=16",
+         "model.attention.decay=none", "model.moe={num_experts: 1, top_k: 1, label_bias: none}",
+         "data.seq_len=262144", "data.document_mask=" + document_mask});
+    return PlanMemory(job, /*on_device=*/true).workspace;
+  };
+  const int64_t state = 16 * (128 + 1) * (128 + 1) * 4, spans = 64 * 262144;
+  const int64_t more = workspace("true") - spans - (workspace("false") - 8 * state);
+  EXPECT_LE(more, 64 << 20);
+  EXPECT_GE(more, (64 << 20) - 2 * state);
+}
+
 TEST(MemoryPlan, ASynchronousCheckpointStagesNothing) {
   EXPECT_EQ(Plan({"checkpoint.async=false"}).staging, 0);
 }

@@ -90,8 +90,9 @@ struct Taken {
   int64_t activations = 0, workspace = 0;
 };
 
+/// Of documents of `document` tokens; 0: whole sequences.
 Taken MeasureOnCard(const v1::TrainingJob& job, const job::MemoryPlan& plan,
-                    kernels::CudaDevice* device) {
+                    kernels::CudaDevice* device, int64_t document = 0) {
   const v1::JobSpec& spec = job.spec();
   const bool bf16 = spec.training().precision() == v1::PRECISION_BF16;
   kernels::Arena scratch, saved;
@@ -110,9 +111,14 @@ Taken MeasureOnCard(const v1::TrainingJob& job, const job::MemoryPlan& plan,
                        StoreOptions{.dtype = layer.element, .device = device});
   EXPECT_EQ(store.Fill(InitialSource(spec.model().num_layers(), 1)), absl::OkStatus());
   store.ZeroGrads();
-  Decoder decoder(spec.model(), &store, nullptr,
-                  DecoderOptions{.recompute_layers = job::RecomputedLayers(spec)});
-  const DocumentStarts starts(static_cast<size_t>(spec.training().micro_batch_size()), {0});
+  Decoder decoder(
+      spec.model(), &store, nullptr,
+      DecoderOptions{.recompute_layers = job::RecomputedLayers(spec),
+                     .causal = spec.training().objective() != v1::OBJECTIVE_MASKED_TOKEN});
+  DocumentStarts starts(static_cast<size_t>(spec.training().micro_batch_size()), {0});
+  for (int64_t at = document; document > 0 && at < spec.data().seq_len(); at += document) {
+    for (auto& of_sequence : starts) of_sequence.push_back(at);
+  }
   const Documents documents =
       RandomDocuments(spec.data().seq_len(), starts, spec.model().vocab_size(), 4);
   const TokenRows rows(SliceOf(documents, 0, documents.sequences(), 0, documents.length),
@@ -177,6 +183,24 @@ TEST(MemoryPlan, OnACardHoldsTheTilesOfTheLoss) {
       EXPECT_EQ(PlannedForVocabulary(element == 2 ? "bf16" : "fp32", v), bytes(v) - bytes(1000))
           << v << " logits of " << element << " bytes";
     }
+  }
+}
+
+// Their states are not all in memory at once.
+TEST(MemoryPlan, OnACardManyDocumentsBothWaysFitIntoIt) {
+  if (kernels::NumCudaDevices() == 0) GTEST_SKIP() << kernels::WhyNoCudaDevice();
+  const auto device = kernels::CudaDevice::Open(0);
+  ASSERT_TRUE(device.ok()) << device.status();
+  for (const char* precision : {"training.precision=bf16", "training.precision=fp32"}) {
+    const v1::TrainingJob job = CardJob(
+        {precision, "training.objective=masked_token", "model.attention.decay=none",
+         "model.moe={num_experts: 1, top_k: 1, label_bias: none, intermediate_size: 256}",
+         "training.global_batch_size=1", "training.micro_batch_size=1", "data.seq_len=131072"});
+    const job::MemoryPlan plan = job::PlanMemory(job, /*on_device=*/true);
+    const Taken taken = MeasureOnCard(job, plan, device->get(), /*document=*/64);
+    EXPECT_LE(taken.workspace, plan.workspace) << precision;
+    EXPECT_NEAR(static_cast<double>(plan.workspace) / static_cast<double>(taken.workspace), 1, 0.03)
+        << precision;
   }
 }
 
