@@ -32,6 +32,8 @@ class CudaDevice {
   const std::string& name() const;
   /// Where it is in the host, the same for all processes there.
   const std::string& bus_id() const;
+  /// Of the card, or of the slice of it that is taken for one: no other has it on any host.
+  const std::string& uuid() const;
   void* stream() const;  // cudaStream_t
   size_t total_bytes() const;
   size_t free_bytes() const;

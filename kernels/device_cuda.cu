@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/device_impl.h"
 
@@ -99,6 +100,7 @@ absl::StatusOr<std::unique_ptr<CudaDevice>> CudaDevice::Open(int ordinal) {
   if (error != cudaSuccess) return failed("cudaDeviceGetPCIBusId", cudaGetErrorString(error));
   impl->name = properties.name;
   impl->bus_id = bus_id;
+  impl->uuid = absl::BytesToHexString({properties.uuid.bytes, sizeof properties.uuid.bytes});
   impl->total_bytes = properties.totalGlobalMem;
   impl->multiprocessors = properties.multiProcessorCount;
   error = cudaMalloc(reinterpret_cast<void**>(&impl->workspace), Impl::kGemmWorkspace);
@@ -118,6 +120,7 @@ absl::StatusOr<std::unique_ptr<CudaDevice>> CudaDevice::Open(int ordinal) {
 int CudaDevice::ordinal() const { return impl_->ordinal; }
 const std::string& CudaDevice::name() const { return impl_->name; }
 const std::string& CudaDevice::bus_id() const { return impl_->bus_id; }
+const std::string& CudaDevice::uuid() const { return impl_->uuid; }
 void* CudaDevice::stream() const { return impl_->stream.get(); }
 size_t CudaDevice::total_bytes() const { return impl_->total_bytes; }
 

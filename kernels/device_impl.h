@@ -23,7 +23,7 @@ struct CudaDevice::Impl {
   static constexpr size_t kGemmWorkspace = size_t{32} << 20;
 
   int ordinal = 0;
-  std::string name, bus_id;
+  std::string name, bus_id, uuid;
   size_t total_bytes = 0;
   int multiprocessors = 0;
   cuda::Stream stream;

@@ -6,7 +6,7 @@
 namespace ela::kernels {
 
 struct CudaDevice::Impl {
-  std::string name, bus_id;
+  std::string name, bus_id, uuid;
 };
 
 int NumCudaDevices() { return 0; }
@@ -21,6 +21,7 @@ CudaDevice::~CudaDevice() = default;
 int CudaDevice::ordinal() const { return 0; }
 const std::string& CudaDevice::name() const { return impl_->name; }
 const std::string& CudaDevice::bus_id() const { return impl_->bus_id; }
+const std::string& CudaDevice::uuid() const { return impl_->uuid; }
 void* CudaDevice::stream() const { return nullptr; }
 size_t CudaDevice::total_bytes() const { return 0; }
 size_t CudaDevice::free_bytes() const { return 0; }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <fstream>
 #include <set>
 #include <string>
 #include <utility>
@@ -26,6 +27,14 @@ constexpr double kCardTimeoutSeconds = 300;
 std::string NcclHostName() {
   const char* name = std::getenv("NCCL_HOSTID");
   return name != nullptr ? name : HostName();
+}
+
+// Where a card is, on a host of any name: several machines may call themselves localhost, and NCCL
+// tells them apart by when they were started.
+std::string PlaceOf(const kernels::CudaDevice& card) {
+  std::string boot;
+  std::getline(std::ifstream("/proc/sys/kernel/random/boot_id"), boot);
+  return absl::StrCat(card.bus_id(), " ", boot);
 }
 
 }  // namespace
@@ -71,16 +80,16 @@ absl::StatusOr<ChosenDevice> ChooseDevice(v1::DeviceKind kind, Communicator& wor
     if (opened.ok()) chosen.device = *std::move(opened);
   }
   ELA_ASSIGN_OR_RETURN(
-      const std::vector<std::string> bus_ids,
-      GatherStrings(world, chosen.device == nullptr ? "" : chosen.device->bus_id()));
+      const std::vector<std::string> places,
+      GatherStrings(world, chosen.device == nullptr ? "" : PlaceOf(*chosen.device)));
   ELA_ASSIGN_OR_RETURN(const std::vector<std::string> nccl_hosts,
                        GatherStrings(world, NcclHostName()));
   status = AgreeOk(world, status);
-  if (status.ok()) status = CheckOneRankPerCard(nccl_hosts, bus_ids);
+  if (status.ok()) status = CheckOneRankPerCard(nccl_hosts, places);
   if (status.ok()) return chosen;
   if (kind == v1::DEVICE_KIND_CUDA || !absl::IsFailedPrecondition(status)) return status;
-  const bool some = std::any_of(bus_ids.begin(), bus_ids.end(),
-                                [](const std::string& bus_id) { return !bus_id.empty(); });
+  const bool some = std::any_of(places.begin(), places.end(),
+                                [](const std::string& place) { return !place.empty(); });
   return ChosenDevice{nullptr, some ? absl::StrCat("on the CPU: ", status.message()) : ""};
 }
 

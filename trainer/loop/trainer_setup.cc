@@ -171,7 +171,7 @@ absl::Status Trainer::CheckMemory() {
 
 // More than this one only where NCCL takes them for ranks of different hosts.
 absl::StatusOr<int64_t> Trainer::RanksOnCard() const {
-  const std::string mine = absl::StrCat(HostName(), " ", options_.device->bus_id());
+  const std::string& mine = options_.device->uuid();
   ELA_ASSIGN_OR_RETURN(const std::vector<std::string> all, GatherStrings(*world_, mine));
   return std::count(all.begin(), all.end(), mine);
 }

@@ -2,6 +2,8 @@
 
 #include <cstdint>
 #include <numeric>
+#include <set>
+#include <string>
 #include <vector>
 
 #include "kernels/elementwise/elementwise.h"
@@ -26,6 +28,19 @@ TEST(CudaDevice, OpeningAMissingCardSaysWhich) {
   const bool built = WhyNoCudaDevice().find("no toolkit") == std::string::npos;
   EXPECT_TRUE(!built || opened.status().message().find("1000") != std::string::npos)
       << opened.status();
+}
+
+TEST_F(CudaDeviceTest, EachCardHasAUuid) {
+  std::set<std::string> uuids;
+  for (int i = 0; i < NumCudaDevices(); ++i) {
+    const auto card = CudaDevice::Open(i), again = CudaDevice::Open(i);
+    ASSERT_TRUE(card.ok() && again.ok()) << card.status() << again.status();
+    EXPECT_EQ((*card)->uuid(), (*again)->uuid());
+    EXPECT_EQ((*card)->uuid().size(), 32u);
+    uuids.insert((*card)->uuid());
+  }
+  EXPECT_EQ(uuids.size(), static_cast<size_t>(NumCudaDevices()));
+  ASSERT_TRUE(CudaDevice::Open(0).ok());  // the thread's card again
 }
 
 TEST_F(CudaDeviceTest, CopiesMoreThanItsStagingMemoryHolds) {
