@@ -37,9 +37,14 @@ std::string WhatWouldFit(v1::TrainingJob job, bool on_card, int64_t bytes) {
   };
   v1::TrainingSpec& training = *job.mutable_spec()->mutable_training();
   const job::MemoryPlan plan = job::PlanMemory(job, on_card);
-  if (plan.parameters + plan.gradients + plan.optimizer > bytes) {
+  const int64_t model = plan.parameters + plan.gradients + plan.optimizer;
+  if (model > bytes) {
     return "no micro-batch would fit beside the model's parameters, gradients and optimizer state; "
            "share the optimizer among more ranks, or train a smaller model";
+  }
+  if (!on_card && model + plan.staging > bytes) {
+    return "no micro-batch would fit beside the model and the copy of it that checkpoint.async: "
+           "true writes; set checkpoint.async: false, or share the optimizer among more ranks";
   }
   const char* const none =
       "not even sequences one at a time with training.recompute: true would fit; lower "
