@@ -16,7 +16,7 @@ using hopper::SharedAddress;
 using hopper::WaitBarrier;
 
 /// What the loader tells the others about an item; count of steps, 0: no more items.
-struct Item {
+struct GradientItem {
   int tile, head, count;
 };
 
@@ -57,7 +57,7 @@ struct BackwardMemory : BackwardSize<kDim> {
   __device__ uint64_t* SumsFree(int i) const { return Barrier(12 + i % Size::kSumStages); }
   /// Parity of the use before the i-th of its stage.
   __device__ static int LastSumsTurn(int i) { return (i / Size::kSumStages + 1) % 2; }
-  __device__ Item* ItemOf() const { return reinterpret_cast<Item*>(Barrier(15)); }
+  __device__ GradientItem* ItemOf() const { return reinterpret_cast<GradientItem*>(Barrier(15)); }
   /// Whether all pairs of the stage's tiles meet.
   __device__ int* AllMeetOf(int i) const { return reinterpret_cast<int*>(Barrier(17)) + i % 2; }
   __device__ static int Turn(int i) { return i / 2 % 2; }
@@ -144,7 +144,7 @@ __device__ void AddItems(const BackwardArgs& p, const BackwardMemory<kDim>& mem,
   int step = 0;
   for (int item = 0;; ++item) {
     WaitBarrier(mem.KeysFull(), item % 2);
-    const Item now = *mem.ItemOf();
+    const GradientItem now = *mem.ItemOf();
     Arrive(mem.KeysFree());
     if (now.count == 0) return;
     int query = p.key_spans[now.tile].end;

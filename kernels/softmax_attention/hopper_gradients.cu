@@ -161,7 +161,7 @@ __device__ void ComputeItems(const BackwardArgs& p, const BackwardMemory<kDim>& 
   int step = 0;
   for (int item = 0;; ++item) {
     WaitBarrier(mem.KeysFull(), item % 2);
-    const Item now = *mem.ItemOf();
+    const GradientItem now = *mem.ItemOf();
     const int count = Uniform(now.count);
     if (count == 0) return;
     Keys<kDim> rows;
