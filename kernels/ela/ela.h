@@ -75,6 +75,9 @@ void ElaLocalState(const Context& ctx, Tensor state, Tensor k, Tensor v, const E
 /// later ranks contribute to its last span (bidirectional only); empty: the identity. Finite for
 /// any finite q, k, v whose sums of v are: elements of q and k beyond 2^20 count as 2^20.
 /// `segments` [ElaSegmentFloats] (float): overwritten by states that ElaBackward can start from.
+/// On Hopper NaN or Inf in v, or in dy of a backward pass, reaches all rows of the tiles of 64 that
+/// it is loaded with, as 0 Inf, and what sees any of these: also rows before it, and of a document
+/// that shares a tile with it.
 void ElaForward(const Context& ctx, Tensor y, Tensor lse, Tensor q, Tensor k, Tensor v,
                 Tensor before, Tensor after, const ElaConfig& config, const Spans& spans,
                 Tensor segments = {});
