@@ -14,7 +14,12 @@ struct Family {
   const char* name;
   /// q and k of a token and feature of d, from two normal numbers.
   std::function<std::pair<double, double>(int64_t t, int64_t f, int64_t d, double a, double b)> of;
+  bool huge = false;  // some exponents are of elements that count as 2^20
 };
+
+// Counts as 2^20. In float, exponents of that size are known to 1/8: weights that matter are of
+// equal ones, or of small ones.
+inline constexpr double kHuge = 3e38;
 
 inline double Sign(double x) { return x < 0 ? -1 : 1; }
 
@@ -34,7 +39,25 @@ inline const Family kFamilies[] = {
                      double b) { return std::pair(a, b + 1000 * static_cast<double>(t / 50)); }},
     {"keys drift", [](int64_t t, auto, auto, double a,
                       double b) { return std::pair(a, b + 0.5 * static_cast<double>(t)); }},
+    {"keys -3e38", [](auto, auto, auto, double a, auto) { return std::pair(a, -kHuge); }, true},
+    {"keys 3e38", [](auto, auto, auto, double a, auto) { return std::pair(a, kHuge); }, true},
+    {"keys +-3e38",
+     [](auto, auto, auto, auto, double b) { return std::pair(1.0, kHuge * Sign(b)); }, true},
+    {"opposite 3e38, one key jumps",
+     [](int64_t t, int64_t f, auto, auto, auto) {
+       return f == 0 ? std::pair(-kHuge, t < 10 ? 0.0 : 1000.0) : std::pair(kHuge, -kHuge);
+     },
+     true},
 };
+
+/// Of hadamard_exp alone: every third key outweighs the others by the one feature in which it is
+/// opposite to all queries.
+inline const Family kOneFeatureOpposite = {
+    "one feature opposite 3e38",
+    [](int64_t t, int64_t f, auto, auto, auto) {
+      return f == 0 ? std::pair(-kHuge, t % 3 == 0 ? kHuge : -5.0) : std::pair(-5.0, -5.0);
+    },
+    true};
 
 inline void FillFamily(const Attention& a, const Family& family) {
   std::mt19937_64 engine(7);

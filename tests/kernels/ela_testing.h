@@ -1,6 +1,7 @@
 // Attention problems for tests: inputs, forward and backward on any back end, whole or in shards.
 #pragma once
 
+#include <algorithm>
 #include <string>
 #include <utility>
 #include <vector>
@@ -120,7 +121,10 @@ class Attention {
 
   OracleOutput Oracle() const { return Oracle(PairOf(p_.config.kernel)); }
   OracleOutput Oracle(const PairFunction& pair) const {
-    const OracleInput in{Values(q()), Values(k()), Values(v()), Values(dy_)};
+    OracleInput in{Values(q()), Values(k()), Values(v()), Values(dy_)};
+    for (auto* x : {&in.q, &in.k}) {
+      for (double& at : *x) at = std::clamp(at, -0x1p20, 0x1p20);
+    }
     return ElaOracle(p_.config, p_.spans, pair, in).output();
   }
 

@@ -35,14 +35,15 @@ __device__ void RunFeatures(const DecodeArgs& p, const T* q, const T* k, float l
   const StateLayout& l = p.layout;
   const bool exp_kernel = p.kernel == FeatureMap::kHadamardExp;
   for (int f = static_cast<int>(threadIdx.x); f < l.features; f += kThreads) {
-    const float kf = f < p.dim ? ToFloat(k[f]) : 0.0f, qf = f < p.dim ? ToFloat(q[f]) : 0.0f;
+    const float kf = f < p.dim ? Saturate(ToFloat(k[f])) : 0.0f;
+    const float qf = f < p.dim ? Saturate(ToFloat(q[f])) : 0.0f;
     if (exp_kernel) {
-      const float key = Saturate(kf), shifted = state[l.m + f] + log_decay;
-      const float m = fmaxf(shifted, key);
+      const float shifted = state[l.m + f] + log_decay;
+      const float m = fmaxf(shifted, kf);
       state[l.m + f] = m;
       sh->r[f] = expf(shifted - m);
-      sh->w[f] = expf(key - m);
-      sh->a[f] = Saturate(qf) + m;
+      sh->w[f] = expf(kf - m);
+      sh->a[f] = qf + m;
     } else {
       sh->r[f] = expf(log_decay);
       sh->w[f] = PolynomialFeature(p.kernel, false, f, p.dim, kf, sh->norm[0]);

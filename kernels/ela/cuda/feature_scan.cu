@@ -85,10 +85,10 @@ __device__ float Step(const Rows<T>& rows, Shared* sh, int t, int f, float log_d
   const bool has_x = f < p.dim;
   float w = 0.0f, r = 1.0f;
   if (kMode != ScanMode::kRead && f < p.layout.features) {
-    const float x = has_x ? ToFloat(rows.At(p.keys.x, t, p.dim)[f]) : 0.0f;
+    const float x = has_x ? Saturate(ToFloat(rows.At(p.keys.x, t, p.dim)[f])) : 0.0f;
     const float lse = rows.PerHead(p.keys.lse, t, 0.0f);
     if (exp_kernel) {
-      const float key = Saturate(x) - lse, shifted = own->m + log_decay;
+      const float key = x - lse, shifted = own->m + log_decay;
       own->m = fmaxf(shifted, key);
       r = expf(shifted - own->m);
       w = expf(key - own->m);
@@ -221,21 +221,21 @@ __global__ void FeatureGradient(RowsView d, FeatureRows x, const float* raw, int
     const float own = g[x.phi ? p.dim : p.dim + 1];  // of |x|^2
     const float factor = x.phi ? 1.0f : p.kernel == FeatureMap::kSumSquared ? 2.0f : -2.0f;
     for (int i = lane; i < p.dim; i += 32) {
-      Store(out + i, factor * g[i] + 2.0f * ToFloat(in[i]) * own);
+      Store(out + i, factor * g[i] + 2.0f * Saturate(ToFloat(in[i])) * own);
     }
     return;
   }
   // (n^2 + 1) [x^, one], x^ = x / max(n, 1e-12).
   const float norm2 = WarpNorm2(in, p.dim), inverse = 1.0f / fmaxf(sqrtf(norm2), 1e-12f);
   float dot = 0.0f;
-  for (int i = lane; i < p.dim; i += 32) dot = fmaf(g[i], ToFloat(in[i]) * inverse, dot);
+  for (int i = lane; i < p.dim; i += 32) dot = fmaf(g[i], Saturate(ToFloat(in[i])) * inverse, dot);
   dot = WarpSum(dot);
   const float one = x.phi ? 1.0f + kKernelEps : 1.0f;
   const float radial = 2.0f * (dot + g[p.dim] * one);
   const float along = sqrtf(norm2) > 1e-12f ? dot : 0.0f;
   for (int i = lane; i < p.dim; i += 32) {
-    const float unit = ToFloat(in[i]) * inverse;
-    Store(out + i, radial * ToFloat(in[i]) + (norm2 + 1.0f) * inverse * (g[i] - along * unit));
+    const float at = Saturate(ToFloat(in[i])), unit = at * inverse;
+    Store(out + i, radial * at + (norm2 + 1.0f) * inverse * (g[i] - along * unit));
   }
 }
 

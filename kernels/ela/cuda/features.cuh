@@ -5,7 +5,8 @@
 
 namespace ela::kernels::cuda {
 
-/// Feature f of a row x with |x|^2 = norm2; x_f is x[f] for f < D, anything else beyond.
+/// Feature f of a row x with |x|^2 = norm2; x_f is x[f], saturated, for f < D, anything else
+/// beyond.
 __device__ inline float PolynomialFeature(FeatureMap kernel, bool phi, int f, int dim, float x_f,
                                           float norm2) {
   if (kernel == FeatureMap::kModulatedDot) {
@@ -33,12 +34,12 @@ __device__ inline float WarpMax(float x) {
   return x;
 }
 
-/// |x|^2 of a row, by a warp.
+/// |x|^2 of a row, saturated, by a warp.
 template <class T>
 __device__ float WarpNorm2(const T* x, int dim) {
   float sum = 0;
   for (int d = static_cast<int>(threadIdx.x % 32); d < dim; d += 32) {
-    const float value = ToFloat(x[d]);
+    const float value = Saturate(ToFloat(x[d]));
     sum = fmaf(value, value, sum);
   }
   return WarpSum(sum);
@@ -56,7 +57,7 @@ __device__ float WarpKernel(FeatureMap kernel, const T* q, const T* k, int dim, 
                                                             : 1.0f;
   float sum = 0;
   for (int d = static_cast<int>(threadIdx.x % 32); d < dim; d += 32) {
-    const float x = ToFloat(q[d]) * q_scale + ToFloat(k[d]) * k_scale;
+    const float x = Saturate(ToFloat(q[d])) * q_scale + Saturate(ToFloat(k[d])) * k_scale;
     sum = fmaf(x, x, sum);
   }
   sum = WarpSum(sum);

@@ -113,10 +113,10 @@ __device__ void RunFeature(const Tile<T>& tile, const Shared& sh, float log_deca
     float w = 0.0f, r = 1.0f, a = exp_kernel ? -INFINITY : 0.0f, c = 0.0f;
     if (live) {
       if (kMode != ScanMode::kRead) {
-        const float x = f < p.dim ? ToFloat(tile.At(p.keys.x, t, p.dim)[f]) : 0.0f;
+        const float x = f < p.dim ? Saturate(ToFloat(tile.At(p.keys.x, t, p.dim)[f])) : 0.0f;
         const float lse = tile.Lse(p.keys, t);
         if (exp_kernel) {
-          const float key = Saturate(x) - lse, shifted = own->m + log_decay;
+          const float key = x - lse, shifted = own->m + log_decay;
           const float m = fmaxf(shifted, key);
           r = expf(shifted - m);
           w = expf(key - m);
@@ -129,10 +129,10 @@ __device__ void RunFeature(const Tile<T>& tile, const Shared& sh, float log_deca
       c = own->c * r;
       own->c = fmaf(w, tile.Extra(p.value_extra, t), c);
       if (kMode != ScanMode::kStates) {
-        const float x = f < p.dim ? ToFloat(tile.At(p.queries.x, t, p.dim)[f]) : 0.0f;
+        const float x = f < p.dim ? Saturate(ToFloat(tile.At(p.queries.x, t, p.dim)[f])) : 0.0f;
         const float lse = tile.Lse(p.queries, t);
         a = exp_kernel
-                ? Saturate(x) - lse + own->m
+                ? x - lse + own->m
                 : PolynomialFeature(p.kernel, p.queries.phi, f, p.dim, x, sh.norm[kTile + t]) *
                       expf(-lse);
       }
