@@ -83,7 +83,16 @@ inline Pair ModulatedPair(const double* q, const double* k, int64_t n) {
   return pair;
 }
 
-inline Pair PairOf(FeatureMap kernel, const double* q, const double* k, int64_t n) {
+/// n elements, of which those beyond 2^20 count as 2^20.
+inline std::vector<double> Saturated(const double* x, int64_t n) {
+  std::vector<double> all(x, x + n);
+  for (double& at : all) at = std::clamp(at, -0x1p20, 0x1p20);
+  return all;
+}
+
+inline Pair PairOf(FeatureMap kernel, const double* query, const double* key, int64_t n) {
+  const std::vector<double> saturated_q = Saturated(query, n), saturated_k = Saturated(key, n);
+  const double *q = saturated_q.data(), *k = saturated_k.data();
   switch (kernel) {
     case FeatureMap::kHadamardExp:
       return ExpPair(q, k, n);
@@ -177,20 +186,30 @@ enum class Family : uint8_t {
   kSplit,     // q = +100, k = -100 on half the features and the reverse on the rest
   kJumping,   // a key that jumps by 1000 every 50 tokens
   kDrifting,  // keys that drift by 0.5 per token
+  // Elements of 3e38, which count as 2^20. Exponents of that size are known to 1/8: those of a row
+  // differ by 0 or by so much that one has no weight.
+  kFloor,     // k = -3e38
+  kCeiling,   // k = 3e38
+  kPoles,     // k = +-3e38, q = 1
+  kOpposite,  // q = 3e38, k = -3e38; but feature 0: q = -3e38, k = 0 and from row 10 on 1000
 };
 inline constexpr Family kFamilies[] = {Family::kNormal,   Family::kWide,    Family::kEighty,
                                        Family::kThousand, Family::kLow,     Family::kSplit,
                                        Family::kJumping,  Family::kDrifting};
+inline constexpr Family kHugeFamilies[] = {Family::kFloor, Family::kCeiling, Family::kPoles,
+                                           Family::kOpposite};
 
 inline const char* NameOf(Family family) {
-  constexpr const char* kNames[] = {"normal", "wide",  "eighty",  "thousand",
-                                    "low",    "split", "jumping", "drifting"};
+  constexpr const char* kNames[] = {"normal", "wide",    "eighty",  "thousand",
+                                    "low",    "split",   "jumping", "drifting",
+                                    "floor",  "ceiling", "poles",   "opposite"};
   return kNames[static_cast<size_t>(family)];
 }
 
 /// Query and key of row i, feature d, before rounding to storage.
 inline std::pair<double, double> Logits(Family family, int64_t i, int64_t d, int64_t dim,
                                         std::mt19937_64* engine) {
+  constexpr double kHuge = 3e38;
   std::normal_distribution<double> normal;
   const double a = normal(*engine), b = normal(*engine);
   const auto signs = [&](double size) {
@@ -213,6 +232,14 @@ inline std::pair<double, double> Logits(Family family, int64_t i, int64_t d, int
       return {a, b + (d == i / 50 % dim ? 1000.0 * static_cast<double>(i / 50) : 0)};
     case Family::kDrifting:
       return {a, b + 0.5 * static_cast<double>(i)};
+    case Family::kFloor:
+      return {a, -kHuge};
+    case Family::kCeiling:
+      return {a, kHuge};
+    case Family::kPoles:
+      return {1, std::copysign(kHuge, b)};
+    case Family::kOpposite:
+      return d == 0 ? std::pair(-kHuge, i < 10 ? 0.0 : 1000.0) : std::pair(kHuge, -kHuge);
   }
   return {0, 0};
 }

@@ -1,7 +1,9 @@
 // An attention of ela_oracle.h on the device: its inputs uploaded, the ops run, the errors.
 #pragma once
 
+#include <cstdio>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "tests/kernels/cuda/cuda_testing.h"
@@ -134,6 +136,8 @@ class Shard {
   bool keeps_segments = true;  // from the forward pass for the backward pass
 };
 
+class Ela : public CudaTest {};
+
 struct Errors {
   double y = 0, lse = 0, dq = 0, dk = 0, dv = 0;
   double worst_gradient() const { return std::fmax(dq, std::fmax(dk, dv)); }
@@ -160,6 +164,48 @@ inline Errors ErrorsOf(const Shard& shard, const Attention& a, int64_t begin, in
   e.dk = error(shard.dk, a.dk, a.dk_size, keys);
   e.dv = error(shard.dv, a.dv, a.dv_size, values);
   return e;
+}
+
+// Tolerances. float: sums of a few hundred terms whose exponents, up to 2000 in size, are known to
+// 1.2e-4 at worst, and which decay moves by a rounding per token. bf16: outputs are rounded to 8
+// bits (1.1e-3 rms), and on the Hopper path so are the weights that enter products: 3e-3 forward,
+// 6e-3 for gradients. Where one weight is nearly all of a row (wide logits, one row alone), dp and
+// delta cancel and what is left of their rounding counts for more. lse: the largest error, of a row
+// that one rounded weight (3 x 2^-9) makes up. Elements of 2^20: the same forward, where
+// differences of exponents are exact; but gradients take weights from q, k and lse. Each of these,
+// and their sums, is known to 1/16 in base 2: weights may be off by 2^0.22 = 1.17.
+struct Tolerance {
+  double forward, gradient, lse;
+};
+
+inline Tolerance ToleranceOf(DType dtype, Family family) {
+  for (const Family huge : kHugeFamilies) {
+    if (family != huge) continue;
+    Tolerance tolerance = ToleranceOf(dtype, Family::kNormal);
+    tolerance.gradient = 0.17;
+    return tolerance;
+  }
+  if (dtype == DType::kBf16) return {3e-3, family == Family::kWide ? 8e-3 : 6e-3, 8e-3};
+  const bool large = family == Family::kThousand || family == Family::kJumping;
+  return large ? Tolerance{1e-3, 1e-3, 1e-3} : Tolerance{5e-5, 1e-4, 5e-4};
+}
+
+/// `rows`: of the shard; the gradients of one row alone are differences of equal numbers.
+inline void ExpectClose(const Errors& e, Tolerance tolerance, int64_t rows,
+                        const std::string& what) {
+  if (rows == 1) tolerance.gradient *= 3;
+  std::printf("%-44s y %.1e lse %.1e dq %.1e dk %.1e dv %.1e\n", what.c_str(), e.y, e.lse, e.dq,
+              e.dk, e.dv);
+  EXPECT_TRUE(e.y <= tolerance.forward) << what;
+  EXPECT_TRUE(e.lse <= tolerance.lse) << what;
+  EXPECT_TRUE(e.worst_gradient() <= tolerance.gradient) << what;
+}
+
+inline std::string Describe(const ElaConfig& c, DType dtype, const char* family) {
+  constexpr const char* kKernels[] = {"exp", "sum", "sub", "mod"};
+  return std::string(kKernels[static_cast<size_t>(c.kernel)]) + " " + family +
+         (dtype == DType::kBf16 ? " bf16" : " f32") + (c.causal ? " causal" : " full") +
+         (c.log_decay.empty() ? "" : " decay") + " D" + std::to_string(c.head_dim);
 }
 
 }  // namespace ela::testing::device
