@@ -64,7 +64,7 @@ struct Queries {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           uint32_t& pair = a[s][2 * half + i];
-          const float2 q = Unpack(pair);
+          const float2 q = Unpack(Saturate2(pair));
           pair = Pack(Exp2(fmaf(q.x, kLog2E, x)), Exp2(fmaf(q.y, kLog2E, y)));
           most[i] = Max2(most[i], pair);
         }
