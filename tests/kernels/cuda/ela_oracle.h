@@ -192,17 +192,18 @@ enum class Family : uint8_t {
   kCeiling,   // k = 3e38
   kPoles,     // k = +-3e38, q = 1
   kOpposite,  // q = 3e38, k = -3e38; but feature 0: q = -3e38, k = 0 and from row 10 on 1000
+  kAcross,    // q = k = -5; but feature 0: q = -3e38 and every third k = 3e38, which outweighs all
 };
 inline constexpr Family kFamilies[] = {Family::kNormal,   Family::kWide,    Family::kEighty,
                                        Family::kThousand, Family::kLow,     Family::kSplit,
                                        Family::kJumping,  Family::kDrifting};
 inline constexpr Family kHugeFamilies[] = {Family::kFloor, Family::kCeiling, Family::kPoles,
-                                           Family::kOpposite};
+                                           Family::kOpposite, Family::kAcross};
 
 inline const char* NameOf(Family family) {
-  constexpr const char* kNames[] = {"normal", "wide",    "eighty",  "thousand",
-                                    "low",    "split",   "jumping", "drifting",
-                                    "floor",  "ceiling", "poles",   "opposite"};
+  constexpr const char* kNames[] = {"normal", "wide",     "eighty",   "thousand", "low",
+                                    "split",  "jumping",  "drifting", "floor",    "ceiling",
+                                    "poles",  "opposite", "across"};
   return kNames[static_cast<size_t>(family)];
 }
 
@@ -240,6 +241,8 @@ inline std::pair<double, double> Logits(Family family, int64_t i, int64_t d, int
       return {1, std::copysign(kHuge, b)};
     case Family::kOpposite:
       return d == 0 ? std::pair(-kHuge, i < 10 ? 0.0 : 1000.0) : std::pair(kHuge, -kHuge);
+    case Family::kAcross:
+      return d == 0 ? std::pair(-kHuge, i % 3 == 0 ? kHuge : -5.0) : std::pair(-5.0, -5.0);
   }
   return {0, 0};
 }
