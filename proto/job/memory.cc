@@ -86,10 +86,10 @@ int64_t Features(const Sizes& s, int64_t head_dim) {
   return exp ? head_dim : head_dim + 2;
 }
 
-// States: per head a count, D numbers of the gauge, F x (D + 1) sums; in float.
+// States: per head a count, D numbers of the gauge, F x (D + 1) sums, a multiple of 4; in float.
 int64_t StateBlock(const Sizes& s, int64_t heads, int64_t states) {
   const int64_t head_dim = s.d / heads;
-  const int64_t per_head = 1 + head_dim + Features(s, head_dim) * (head_dim + 1);
+  const int64_t per_head = RoundUp(1 + head_dim + Features(s, head_dim) * (head_dim + 1), 4);
   return Block(states * heads * per_head, kFloat);
 }
 

@@ -65,10 +65,13 @@ int64_t StateFloats(const ScanPlan& plan, const ElaConfig& config) {
   return plan.num_slots * config.num_heads * LayoutOf(config).size;
 }
 
-std::vector<Scan> StartScans(const Context& ctx, const ElaConfig& config, const Spans& spans) {
+/// `segments`: memory for the states, or empty.
+std::vector<Scan> StartScans(const Context& ctx, const ElaConfig& config, const Spans& spans,
+                             const Tensor& segments = {}) {
   const ScanPlan plan = PlanOf(ctx, config, spans);
   const DevicePlan whole = Upload(ctx, plan, spans, config);
-  float* states = TakeScratch<float>(ctx, StateFloats(plan, config));
+  float* states =
+      segments.empty() ? TakeScratch<float>(ctx, StateFloats(plan, config)) : segments.as<float>();
   std::vector<Scan> scans;
   for (const ScanGroup& group : plan.groups) {
     scans.push_back({PartOf(whole, group), states, group.num_items > group.num_chains});
@@ -185,8 +188,7 @@ void RunBackward(const Context& ctx, const HopperBackward& op, float* minus_delt
 void RunHopperForward(const Context& ctx, const HopperForward& op, const ElaConfig& config,
                       const Spans& spans) {
   const ArenaScope scope(ctx.scratch);
-  for (Scan scan : StartScans(ctx, config, spans)) {
-    if (!op.segments.empty()) scan.states = op.segments.as<float>();
+  for (const Scan& scan : StartScans(ctx, config, spans, op.segments)) {
     RunForward(ctx, op, config, scan);
   }
 }

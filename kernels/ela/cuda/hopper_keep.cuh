@@ -49,7 +49,8 @@ __device__ Window WeighStep(KeyRows in, int panel, const Features<kPanels>& own,
                             float (&r)[2], float (&sum)[2]) {
   const uint32_t tile = SharedAddress(in.keys) + static_cast<uint32_t>(panel * kPanelBytes);
   const auto weigh = [&](bool search) {
-    keys->Load(tile, at.warp, in.window, search);
+    // Exponents of queries say nothing of their size.
+    keys->Load(tile, at.warp, in.window, search || kReverse);
     const auto rows = ShiftsOf<kReverse, kFlat>(in);
     if (search) {
       keys->Largest(rows, r);

@@ -95,7 +95,8 @@ __device__ void AddChunk(const Team<kPanels, kGradient>& team, int n, const Wind
   Keys keys;
   float r[2] = {own->m[0], own->m[1]}, sum[2], u[32];
   const auto weigh = [&](bool search) {
-    keys.Load(tile, at.warp, {0, rows.end - rows.begin}, search);
+    // Exponents of queries say nothing of their size.
+    keys.Load(tile, at.warp, {0, rows.end - rows.begin}, search || kGradient);
     const auto by = [&](const auto& tokens) {
       if (search) {
         keys.Largest(tokens, r);
