@@ -174,6 +174,7 @@ __global__ void __launch_bounds__(kMostThreads) LossOfRows(RowsOfLogits<T> p) {
     if (target >= 0) {
       if (threadIdx.x == 0) target_logit = p.LogitsOf(row)[target];
       __pipeline_wait_prior(0);
+      __syncwarp();  // no read of it is moved before
       LoadSlice(x, 0, p.n, [&](int j, int) { return kept[j * blockDim.x + threadIdx.x]; });
       largest = LargestOf(x, largest);
       __syncwarp();  // what is kept has been read
@@ -241,13 +242,15 @@ void Launch(const Context& ctx, const RowsOfLogits<T>& p) {
   const int threads = static_cast<int>(CeilDiv(std::min(p.n, kMostKept), kWarpSlices)) * kWarp;
   const int bytes = threads * kSlice * static_cast<int>(sizeof(float));
   const int fixed = 2 * kWarp * static_cast<int>(sizeof(RowStatistics));
-  if (p.n > kMostKept || bytes + fixed > MostSharedBytes()) {
+  // Of every launch, so that no other thread's lowers it before this one's.
+  const int most = std::min(kMostKept * static_cast<int>(sizeof(float)), MostSharedBytes() - fixed);
+  if (p.n > kMostKept || bytes > most) {
     LossOfLongRows<T><<<GridSize(p.rows), kMostThreads, 0, StreamOf(ctx)>>>(p);
     CheckLaunch("LossOfLongRows");
     return;
   }
   ELA_CUDA_CHECK(
-      cudaFuncSetAttribute(LossOfRows<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+      cudaFuncSetAttribute(LossOfRows<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, most));
   const int64_t blocks = int64_t{NumMultiprocessors(ctx)} * (kMostThreads / threads);
   LossOfRows<T><<<GridSize(std::min<int64_t>(p.rows, blocks)), threads, bytes, StreamOf(ctx)>>>(p);
   CheckLaunch("LossOfRows");

@@ -86,11 +86,13 @@ int64_t Features(const Sizes& s, int64_t head_dim) {
   return exp ? head_dim : head_dim + 2;
 }
 
-// States: per head a count, D numbers of the gauge, F x (D + 1) sums, a multiple of 4; in float.
-int64_t StateBlock(const Sizes& s, int64_t heads, int64_t states) {
+// A state: per head a count, D numbers of the gauge, F x (D + 1) sums, a multiple of 4; in float.
+int64_t StateBytes(const Sizes& s, int64_t heads) {
   const int64_t head_dim = s.d / heads;
-  const int64_t per_head = RoundUp(1 + head_dim + Features(s, head_dim) * (head_dim + 1), 4);
-  return Block(states * heads * per_head, kFloat);
+  return heads * RoundUp(1 + head_dim + Features(s, head_dim) * (head_dim + 1), 4) * kFloat;
+}
+int64_t StateBlock(const Sizes& s, int64_t heads, int64_t states) {
+  return Block(states * StateBytes(s, heads), 1);
 }
 
 // Linear attention on Hopper (kernels/ela/cuda): hadamard_exp, bf16, head dims 64 and 128.
@@ -129,7 +131,7 @@ Segments ElaSegments(const Sizes& s, int64_t heads, bool causal) {
     return {all, all};
   }
   // Every document has a state; of several groups of them none are saved.
-  const int64_t group = std::max<int64_t>(1, kStateBytes / StateBlock(s, heads, 1));
+  const int64_t group = std::max<int64_t>(1, kStateBytes / StateBytes(s, heads));
   const int64_t longest = split ? items : 1;
   return {whole <= group || s.b == 1 ? whole : 0, s.packed
                                                       ? std::min(s.t, std::max(group, longest))

@@ -29,12 +29,16 @@ std::string NcclHostName() {
   return name != nullptr ? name : HostName();
 }
 
-// Where a card is, on a host of any name: several machines may call themselves localhost, and NCCL
-// tells them apart by when they were started.
-std::string PlaceOf(const kernels::CudaDevice& card) {
+// Of this machine since it was started: several may call themselves localhost.
+std::string BootId() {
   std::string boot;
   std::getline(std::ifstream("/proc/sys/kernel/random/boot_id"), boot);
-  return absl::StrCat(card.bus_id(), " ", boot);
+  return boot;
+}
+
+// Where a card is; NCCL too tells machines of one name apart by when they were started.
+std::string PlaceOf(const kernels::CudaDevice& card) {
+  return absl::StrCat(card.bus_id(), " ", BootId());
 }
 
 }  // namespace
@@ -67,9 +71,10 @@ absl::Status CheckOneRankPerCard(const std::vector<std::string>& hosts,
 
 absl::StatusOr<ChosenDevice> ChooseDevice(v1::DeviceKind kind, Communicator& world) {
   if (kind == v1::DEVICE_KIND_CPU) return ChosenDevice();
-  ELA_ASSIGN_OR_RETURN(const std::vector<std::string> hosts, GatherStrings(world, HostName()));
-  const auto me = hosts.begin() + world.rank();
-  const int before_me = static_cast<int>(std::count(hosts.begin(), me, *me));
+  ELA_ASSIGN_OR_RETURN(const std::vector<std::string> machines,
+                       GatherStrings(world, absl::StrCat(HostName(), " ", BootId())));
+  const auto me = machines.begin() + world.rank();
+  const int before_me = static_cast<int>(std::count(machines.begin(), me, *me));
   const int cards = kernels::NumCudaDevices();
 
   ChosenDevice chosen;
