@@ -216,6 +216,16 @@ struct Features {
     m[0] = r[0], m[1] = r[1];
   }
 
+  /// Past a window: its sums in the normalisers, its decay in the gauges.
+  template <bool kFlat>
+  __device__ void Pass(const float (&sum)[2], float decay, const Window& window) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      c[i] += sum[i];
+      if (!kFlat) m[i] += decay * static_cast<float>(window.end - window.begin);
+    }
+  }
+
   /// Adds a chunk of weights and values (panels), of which StartUpdate has started the first panel.
   __device__ void Add(const Keys& keys, uint32_t values, float (&u)[32]) {
 #pragma unroll

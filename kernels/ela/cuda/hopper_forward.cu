@@ -72,11 +72,7 @@ __device__ void Keep(const ForwardArgs& p, const ForwardMemory<kPanels>& mem,
       Publish(mem, step, panel, at, own, keys);
       if (fresh) mem.WaitValues(chunk);
       own.StartUpdate(keys, values, u);
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        own.c[i] += sum[i];
-        if (!kFlat) own.m[i] += decay * static_cast<float>(window.end - window.begin);
-      }
+      own.template Pass<kFlat>(sum, decay, window);
       own.Add(keys, values, u);
     }
   }

@@ -256,11 +256,7 @@ __device__ void Keep(const BackwardArgs& p, const KeyMemory<kPanels>& mem, const
       own.StartUpdate(queries, dy, u);
       const RowsOf<kFlat> rows(decay * static_cast<float>(window.end), -decay);
       WeighKeys(k, at, rows, own.m, own.c, dk);
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        own.c[i] += sum[i];
-        if (!kFlat) own.m[i] += decay * static_cast<float>(window.end - window.begin);
-      }
+      own.template Pass<kFlat>(sum, decay, window);
       own.Add(queries, dy, u);
       if (last) ArriveWarp(mem.StreamsUsed(chunk));
       WriteFeatures(at, window,

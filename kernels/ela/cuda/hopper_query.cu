@@ -244,11 +244,7 @@ __device__ void Keep(const BackwardArgs& p, const QueryMemory<kPanels>& mem, con
       ArriveWarp(mem.Summed(step));
       float u[32];
       own.StartUpdate(keys, values, u);
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        own.c[i] += sum[i];
-        if (!kFlat) own.m[i] += decay * static_cast<float>(window.end - window.begin);
-      }
+      own.template Pass<kFlat>(sum, decay, window);
       own.Add(keys, values, u);
       if (last) ArriveWarp(mem.StreamsUsed(chunk));
       WriteStep(p, mem, step, now, window, head, panel, at, g, h);
